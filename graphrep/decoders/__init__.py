@@ -1,0 +1,4 @@
+"""Decoders: latents back to weights."""
+
+from .token import DecoderConfig as DecoderConfig
+from .token import TokenDecoder as TokenDecoder

@@ -1,0 +1,28 @@
+"""Encoders on equal terms: a batch of networks in, latents of tokens and of the whole out."""
+
+from .base import Batch as Batch
+from .base import Embedding as Embedding
+from .base import Encoder as Encoder
+from .graph import GraphEncoder as GraphEncoder
+from .graph import GraphEncoderConfig as GraphEncoderConfig
+from .statistics import RawEncoder as RawEncoder
+from .statistics import RawEncoderConfig as RawEncoderConfig
+from .statistics import StatisticsEncoder as StatisticsEncoder
+from .statistics import StatisticsEncoderConfig as StatisticsEncoderConfig
+from .token import TokenEncoder as TokenEncoder
+from .token import TokenEncoderConfig as TokenEncoderConfig
+
+EncoderConfig = GraphEncoderConfig | TokenEncoderConfig | StatisticsEncoderConfig | RawEncoderConfig
+
+
+def build_encoder(config: EncoderConfig, token_size: int, latent_dim: int) -> Encoder:
+    """The encoder that a configuration describes."""
+    match config:
+        case GraphEncoderConfig():
+            return GraphEncoder(config, token_size, latent_dim)
+        case TokenEncoderConfig():
+            return TokenEncoder(config, token_size, latent_dim)
+        case StatisticsEncoderConfig():
+            return StatisticsEncoder(config, token_size, latent_dim)
+        case RawEncoderConfig():
+            return RawEncoder(config, token_size, latent_dim)

@@ -1,0 +1,247 @@
+"""A comparison of encoders on one zoo: train, embed, probe, sample, each recorded.
+
+All encoders get the same networks in the same order, the same decoder, latent
+size, number of steps and probes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..model import ModelConfig, WeightModel
+from ..representation import Representation
+from ..tracking import Run
+from ..training import Result, TrainingConfig, train
+from ..zoo import Zoo
+from .probe import Score, probe
+from .sampling import Ground, SampleStudy, SamplingConfig, study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What is predicted from embeddings; see conf/evaluation/*.yaml."""
+
+    properties: tuple[str, ...] = ("test_accuracy", "generalisation_gap", "epoch")
+    log_properties: tuple[str, ...] = ("learning_rate",)  # predicted as logarithms
+    categories: tuple[str, ...] = ("activation", "optimiser")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a trained representation is judged."""
+
+    probes: ProbeConfig = field(default_factory=ProbeConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One encoder with one seed: everything that was measured."""
+
+    encoder: str
+    seed: int
+    representation: Representation
+    training: Result
+    scores: list[Score]
+    samples: SampleStudy
+    embedding: np.ndarray  # of the test split, [N, D]
+
+    @property
+    def num_parameters(self) -> int:
+        return self.representation.model.num_parameters
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers by section, for tables and for MLflow."""
+        found: dict[str, float] = {}
+        for score in self.scores:
+            for kind in ("r2", "kendall_tau", "accuracy"):
+                value = getattr(score, kind)
+                if value is not None:
+                    found[f"probe_{kind}/{score.property}"] = value
+        for method in self.samples.graphs:
+            for name, value in self.samples.scores(method).items():
+                found[f"sample_{method}/{name}"] = value
+        found["cost/train_seconds"] = self.training.train_seconds
+        found["cost/num_parameters"] = self.num_parameters
+        return found
+
+
+def run_trial(
+    zoo: Zoo,
+    ground: Ground,
+    model: ModelConfig,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    folder: Path,
+    run: Run,
+    *,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Trial:
+    """Train one encoder on the zoo's training split and judge it; resumes from `folder`."""
+    name = model.encoder.name
+    representation, result = train_representation(
+        zoo, model, training, folder / "training", run, on_step=on_step
+    )
+    embedding = embed_splits(representation, zoo)
+    scores = probe_all(embedding, zoo, evaluation.probes, training.seed)
+    samples = study(representation, ground, evaluation.sampling, name, training.seed)
+    trial = Trial(
+        name, training.seed, representation, result, scores, samples, embedding["test"]
+    )
+    representation.save_pretrained(folder / "model")
+    run.log_metrics(trial.metrics(), training.num_steps)
+    return trial
+
+
+def train_representation(
+    zoo: Zoo,
+    model: ModelConfig,
+    training: TrainingConfig,
+    folder: Path,
+    run: Run,
+    *,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> tuple[Representation, Result]:
+    """A representation trained on the zoo's training split, the best step by validation loss."""
+    groups = {s: [(g.architecture, g.theta) for g in zoo.split(s).groups()] for s in SPLITS[:2]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        weights = WeightModel(model)
+    result = train(
+        weights,
+        groups["train"],
+        groups["validation"],
+        training,
+        folder,
+        on_metrics=run.log_metrics,
+        on_step=on_step,
+    )
+    return Representation(weights, list(zoo.architectures.values())), result
+
+
+def embed_splits(representation: Representation, zoo: Zoo) -> dict[str, np.ndarray]:
+    """Embeddings [N, D] of each split's networks."""
+    return {
+        s: np.asarray(representation.encode(zoo.split(s).graphs, batch_size=128)) for s in SPLITS
+    }
+
+
+def probe_all(
+    embedding: Mapping[str, np.ndarray], zoo: Zoo, config: ProbeConfig, seed: int
+) -> list[Score]:
+    """Every property that varies in the zoo."""
+    tables = {s: zoo.split(s).properties for s in SPLITS}
+    wanted = [(n, False) for n in config.properties]
+    wanted += [(n, True) for n in config.log_properties]
+    wanted += [(n, False) for n in config.categories]
+    return [
+        probe(embedding, tables, name, log=log, seed=seed)
+        for name, log in wanted
+        if tables["train"][name].nunique() > 1
+    ]
+
+
+def results_table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """A row an encoder, seed and property, scores with their intervals."""
+    import pandas as pd
+
+    rows = []
+    for trial in trials:
+        for score in trial.scores:
+            row: dict[str, Any] = {
+                "encoder": trial.encoder,
+                "seed": trial.seed,
+                "property": score.property,
+            }
+            for kind in ("r2", "kendall_tau", "accuracy"):
+                row[kind] = getattr(score, kind)
+                low, high = getattr(score, f"{kind}_interval") or (None, None)
+                row[f"{kind}_low"], row[f"{kind}_high"] = low, high
+            rows.append({**row, "majority": score.majority})
+    return pd.DataFrame(rows)
+
+
+def leaderboard(trials: Sequence[Trial]) -> pd.DataFrame:
+    """A row an encoder: the numbers that people ask for first, means over seeds."""
+    import pandas as pd
+
+    rows = []
+    for trial in trials:
+        metrics = trial.metrics()
+        joint = trial.samples.scores("joint")
+        independent = trial.samples.scores("independent")
+        row: dict[str, Any] = {"encoder": trial.encoder}
+        for name, value in metrics.items():
+            section, _, property_name = name.partition("/")
+            if section == "probe_kendall_tau":
+                row[f"tau {property_name}"] = value
+        row |= {
+            "R2 test_accuracy": metrics.get("probe_r2/test_accuracy"),
+            "sampled": joint["mean_accuracy"],
+            "sampled best": joint["best_accuracy"],
+            "fine-tuned": joint["finetuned_accuracy"],
+            "sampled independently": independent["mean_accuracy"],
+            "novelty (weights)": joint["novelty_weights"],
+            "novelty (behaviour)": joint["novelty_behaviour"],
+            "train s": trial.training.train_seconds,
+            "parameters": trial.num_parameters,
+        }
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.groupby("encoder", sort=False).mean().reset_index()
+
+
+def summary(trials: Sequence[Trial], ground: Ground) -> dict[str, Any]:
+    """The comparison as plain numbers, means over seeds: what summary.json holds."""
+    encoders: dict[str, Any] = {}
+    for name in dict.fromkeys(t.encoder for t in trials):
+        mine = [t for t in trials if t.encoder == name]
+        properties = dict.fromkeys(s.property for t in mine for s in t.scores)
+        probes: dict[str, dict[str, float]] = {}
+        for label in properties:
+            chosen = [s for t in mine for s in t.scores if s.property == label]
+            kinds = ("r2", "kendall_tau", "accuracy", "majority")
+            probes[label] = {
+                kind: float(np.mean([getattr(s, kind) for s in chosen]))
+                for kind in kinds
+                if chosen[0].__dict__[kind] is not None
+            }
+        samples = {
+            method: {
+                key: float(np.mean([t.samples.scores(method)[key] for t in mine]))
+                for key in mine[0].samples.scores(method)
+            }
+            for method in mine[0].samples.graphs
+        }
+        encoders[name] = {
+            "probe": probes,
+            "samples": {**samples["joint"], "independent": samples["independent"]},
+            "num_parameters": mine[0].num_parameters,
+            "train_seconds": float(np.mean([t.training.train_seconds for t in mine])),
+        }
+    return {
+        "encoders": encoders,
+        "baselines": ground.baselines,
+        "novelty_among_anchors": ground.anchor_novelty,
+    }
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2))
+    os.replace(partial, path)

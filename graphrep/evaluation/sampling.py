@@ -1,0 +1,193 @@
+"""How well sampled networks work: against their anchors, random initialisation and the zoo.
+
+The test images are halved: anchors are chosen on one half, every accuracy that
+is reported is of the other, so no number is of images that chose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..graph import ParameterGraph
+from ..representation import Representation
+from ..sampling import METHODS
+from ..zoo import Images, Zoo, evaluate
+from .behaviour import FinetuningConfig, condition_batch_norm, finetune, novelty
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """What is sampled and how it is judged; see conf/evaluation/*.yaml."""
+
+    num_samples: int = 20  # a method
+    anchor_share: float = 0.3  # of the training networks of one architecture, the best
+    bandwidth: float = 0.2  # of the kernel density, in deviations of a latent
+    finetuning: FinetuningConfig = FinetuningConfig()
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1 or not 0 < self.anchor_share <= 1 or self.bandwidth <= 0:
+            raise ValueError(
+                "sampling needs num_samples >= 1, anchor_share in (0, 1] and bandwidth > 0, got "
+                f"{self.num_samples}, {self.anchor_share} and {self.bandwidth}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What all encoders' samples are compared with; made once a zoo and seed."""
+
+    anchors: list[ParameterGraph]
+    build: Callable[[ParameterGraph], nn.Module]
+    images: Images  # its test part is the half that is reported on
+    accuracies: pd.DataFrame  # source, accuracy: zoo, anchors, random init
+    scratch: pd.DataFrame  # start, step, accuracy
+    anchor_novelty: dict[str, float]  # among the anchors themselves
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """The numbers that a sampler must beat."""
+        mean = self.accuracies.groupby("source")["accuracy"].mean()
+        last = self.scratch[self.scratch["step"] == self.scratch["step"].max()]
+        zoo = self.accuracies[self.accuracies["source"] == "zoo"]["accuracy"]
+        return {
+            "random_init_accuracy": float(mean["random init"]),
+            "scratch_accuracy": float(last["accuracy"].mean()),
+            "zoo_best_accuracy": float(zoo.max()),
+            "zoo_mean_accuracy": float(zoo.mean()),
+            "anchors_mean_accuracy": float(mean["anchors"]),
+        }
+
+
+def prepare(zoo: Zoo, config: SamplingConfig, seed: int) -> Ground:
+    """Choose anchors, measure zoo, random initialisation and training from scratch.
+
+    Raises:
+        ValueError: no trained network in the training split.
+    """
+    import pandas as pd
+
+    images = zoo.images()
+    half = len(images.test_labels) // 2
+    choosing = images.test_images[:half], images.test_labels[:half]
+    reported = replace(
+        images, test_images=images.test_images[half:], test_labels=images.test_labels[half:]
+    )
+    training = zoo.split("train")
+    table = training.properties
+    last = table.index[table["epoch"] == table["epoch"].max()]
+    usable = table.loc[last][~table.loc[last, "diverged"]]
+    if usable.empty:
+        raise ValueError(f"{zoo.path}: the training split has no finished network to sample near")
+    architecture = usable["architecture"].mode()[0]
+    rows = usable.index[usable["architecture"] == architecture].tolist()
+
+    def build(graph: ParameterGraph) -> nn.Module:
+        return graph.load_into(training.network(rows[0]))
+
+    graphs = [training.graphs[row] for row in rows]
+    on_half = [evaluate(build(g), *choosing)[0] for g in graphs]
+    num_anchors = max(2, round(config.anchor_share * len(graphs)))
+    best = np.argsort(on_half)[::-1][:num_anchors]
+    anchors = [graphs[i] for i in best]
+    records: list[dict[str, Any]] = []
+
+    def measure(source: str, members: Sequence[nn.Module]) -> None:
+        for module in members:
+            accuracy, _ = evaluate(module, reported.test_images, reported.test_labels)
+            records.append({"source": source, "encoder": "", "accuracy": accuracy})
+
+    measure("zoo", [build(g) for g in graphs])
+    measure("anchors", [build(g) for g in anchors])
+    fresh = []
+    with torch.random.fork_rng(devices=[]):
+        for number in range(config.num_samples):
+            torch.manual_seed(seed * 1000 + number)
+            fresh.append(_reinitialised(training.network(rows[0])))
+    measure("random init", fresh)
+    scratch = [
+        {"start": "from scratch", "step": step, "accuracy": accuracy}
+        for number, module in enumerate(fresh)
+        for step, accuracy in finetune(module, reported, config.finetuning, seed * 1000 + number).items()
+    ]
+    among = novelty(anchors, anchors, build, reported.test_images, same=True)
+    return Ground(
+        anchors,
+        build,
+        reported,
+        pd.DataFrame(records),
+        pd.DataFrame(scratch),
+        {"weights": float(np.mean(among.weights)), "behaviour": float(np.mean(among.behaviour))},
+    )
+
+
+def _reinitialised(module: nn.Module) -> nn.Module:
+    """Torch's default initialisation, drawn anew."""
+    for part in module.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    return module
+
+
+@dataclass(frozen=True, eq=False)
+class SampleStudy:
+    """One encoder's samples: a row a sample, and the curves of fine-tuning."""
+
+    table: pd.DataFrame  # method, accuracy, finetuned_accuracy, novelty_weights, novelty_behaviour
+    curves: pd.DataFrame  # start, step, accuracy
+    graphs: dict[str, list[ParameterGraph]]
+
+    def scores(self, method: str) -> dict[str, float]:
+        """Means over one method's samples, the best accuracy, and novelty."""
+        rows = self.table[self.table["method"] == method]
+        return {
+            "mean_accuracy": float(rows["accuracy"].mean()),
+            "best_accuracy": float(rows["accuracy"].max()),
+            "finetuned_accuracy": float(rows["finetuned_accuracy"].mean()),
+            "novelty_weights": float(rows["novelty_weights"].mean()),
+            "novelty_behaviour": float(rows["novelty_behaviour"].mean()),
+        }
+
+
+def study(
+    representation: Representation, ground: Ground, config: SamplingConfig, name: str, seed: int
+) -> SampleStudy:
+    """Sample by every method, load into the real module, test, fine-tune, compare with anchors."""
+    import pandas as pd
+
+    representation.fit_anchors(ground.anchors)
+    records, curves, kept = [], [], {}
+    for method in METHODS:
+        graphs = representation.sample(
+            config.num_samples, method=method, bandwidth=config.bandwidth, seed=seed
+        )
+        kept[method] = graphs
+        modules = [ground.build(g) for g in graphs]
+        for module in modules:
+            condition_batch_norm(
+                module, ground.images.train_images, config.finetuning.batch_norm_passes
+            )
+        new = novelty(graphs, ground.anchors, ground.build, ground.images.test_images)
+        for number, module in enumerate(modules):
+            found = finetune(module, ground.images, config.finetuning, seed * 1000 + number)
+            records.append(
+                {
+                    "method": method,
+                    "sample": number,
+                    "accuracy": found[0],
+                    "finetuned_accuracy": found[max(found)],
+                    "novelty_weights": new.weights[number],
+                    "novelty_behaviour": new.behaviour[number],
+                }
+            )
+            start = f"{name}, {method}"
+            curves += [{"start": start, "step": s, "accuracy": a} for s, a in found.items()]
+    return SampleStudy(pd.DataFrame(records), pd.DataFrame(curves), kept)

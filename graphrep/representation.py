@@ -1,0 +1,330 @@
+"""A trained representation of networks: encode, sample, save, load.
+
+    representation = Representation.from_pretrained("runs/demo/graph/model")
+    representation.encode(graphs)          # [N, D]
+    representation.sample(10)              # new networks as parameter graphs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin
+from torch import Tensor, nn
+
+from .architecture import Architecture
+from .checkpoint import read_checkpoint
+from .decoders import DecoderConfig
+from .encoders import (
+    EncoderConfig,
+    GraphEncoderConfig,
+    RawEncoderConfig,
+    StatisticsEncoderConfig,
+    TokenEncoderConfig,
+)
+from .graph import ParameterGraph, check_state_dict, to_graph
+from .model import ModelConfig, WeightModel
+from .sampling import Method, sample_latents
+from .symmetry import align
+
+FORMAT = 1
+ENCODERS: dict[str, type[EncoderConfig]] = {
+    "graph": GraphEncoderConfig,
+    "token": TokenEncoderConfig,
+    "statistics": StatisticsEncoderConfig,
+    "raw": RawEncoderConfig,
+}
+
+Input = ParameterGraph | nn.Module | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """Networks that sampling starts from: token latents [A, T, Z] of one architecture."""
+
+    architecture: Architecture
+    latents: Tensor
+    buffers: dict[str, Tensor]
+
+
+class Representation(
+    ModelHubMixin,
+    library_name="graphrep",
+    tags=["weight-space-learning"],
+    license="mit",
+):
+    """A trained weight model, the architectures that it was trained on, and anchors to sample from."""
+
+    def __init__(
+        self,
+        model: WeightModel,
+        architectures: Sequence[Architecture] = (),
+        anchors: Sequence[Anchors] = (),
+    ) -> None:
+        self.model = model.eval()
+        self.architectures = {a.fingerprint: a for a in architectures}
+        self.anchors = {a.architecture.fingerprint: a for a in anchors}
+
+    # Encoding -----------------------------------------------------------------
+
+    def encode(
+        self,
+        inputs: Input | Sequence[Input],
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        *,
+        example_inputs: Any = None,
+        architecture: Architecture | None = None,
+    ) -> np.ndarray | Tensor:
+        """Embed networks, in the order given.
+
+        Args:
+            inputs: Parameter graphs, modules or checkpoint files, mixed at will; or one.
+            batch_size: Networks of one architecture at a time.
+            show_progress_bar: On the terminal; None shows none.
+            convert_to_numpy: An array; else a tensor.
+            example_inputs: What the modules' forward takes, to trace them.
+            architecture: Of the files and modules. Without these two, names and shapes
+                are looked up among the architectures that this model was trained on.
+
+        Returns:
+            float32 [N, D]; one input that is no list gives [D].
+
+        Raises:
+            ValueError: a file that cannot be read, or an architecture that cannot be told.
+        """
+        one = isinstance(inputs, ParameterGraph | nn.Module | str | os.PathLike)
+        listed: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
+        graphs = [self._graph(item, example_inputs, architecture) for item in listed]
+        result = torch.empty(len(graphs), self.model.encoder.embedding_dim)
+        groups: dict[str, list[int]] = {}
+        for i, graph in enumerate(graphs):
+            groups.setdefault(graph.architecture.fingerprint, []).append(i)
+        parts = [
+            rows[start : start + batch_size]
+            for rows in groups.values()
+            for start in range(0, len(rows), batch_size)
+        ]
+        with torch.no_grad():
+            for rows in _progress(parts, show_progress_bar):
+                theta = torch.stack([graphs[i].theta for i in rows]).float()
+                found = self.model.encode(theta, graphs[rows[0]].architecture)
+                result[rows] = found.model.float()
+        chosen = result[0] if one else result
+        return chosen.numpy() if convert_to_numpy else chosen
+
+    def similarity(self, one: Any, other: Any) -> Tensor:
+        """Cosine similarity of embeddings [N, D] and [M, D]: [N, M]."""
+        a, b = (torch.atleast_2d(torch.as_tensor(x)) for x in (one, other))
+        return nn.functional.cosine_similarity(a.unsqueeze(1), b.unsqueeze(0), dim=-1)
+
+    def _graph(
+        self, item: Any, example_inputs: Any, architecture: Architecture | None
+    ) -> ParameterGraph:
+        if isinstance(item, ParameterGraph):
+            return item
+        if isinstance(item, nn.Module) and example_inputs is not None:
+            return to_graph(item, example_inputs)
+        if isinstance(item, nn.Module):
+            state, name = dict(item.state_dict()), type(item).__name__
+        elif isinstance(item, str | os.PathLike):
+            state, name = read_checkpoint(item).state_dict, str(item)
+        else:
+            raise ValueError(
+                f"cannot encode a {type(item).__name__}: pass parameter graphs, modules or files"
+            )
+        return ParameterGraph.from_state_dict(architecture or self._recognise(state, name), state)
+
+    def _recognise(self, state: dict[str, Tensor], name: str) -> Architecture:
+        """The one architecture of training that has these names and shapes."""
+        fitting = []
+        for candidate in self.architectures.values():
+            try:
+                check_state_dict(candidate, state)
+            except ValueError:
+                continue
+            fitting.append(candidate)
+        if len(fitting) == 1:
+            return fitting[0]
+        known = ", ".join(a.name for a in (fitting or self.architectures.values())) or "none"
+        what = (
+            f"fits {len(fitting)} architectures that differ in what no weight shows ({known})"
+            if fitting
+            else f"fits none of the architectures that this model was trained on ({known})"
+        )
+        raise ValueError(
+            f"{name}: {what}. Pass architecture=, or a module with example_inputs=, or a graph "
+            "from graphrep.to_graph(module, example_inputs)."
+        )
+
+    # Sampling -----------------------------------------------------------------
+
+    def fit_anchors(self, graphs: Sequence[ParameterGraph]) -> Representation:
+        """Choose what `sample` draws near: networks that do well, of one or more architectures.
+
+        Networks of one architecture are aligned to the first of them.
+        """
+        groups: dict[str, list[ParameterGraph]] = {}
+        for graph in graphs:
+            groups.setdefault(graph.architecture.fingerprint, []).append(graph)
+        self.anchors = {}
+        for fingerprint, members in groups.items():
+            aligned = [members[0], *(align(g, members[0]) for g in members[1:])]
+            architecture = members[0].architecture
+            with torch.no_grad():
+                theta = torch.stack([g.theta for g in aligned]).float()
+                latents = self.model.encode(theta, architecture).tokens
+            buffers = {k: v.clone() for k, v in members[0].buffers.items()}
+            self.anchors[fingerprint] = Anchors(architecture, latents, buffers)
+            self.architectures.setdefault(fingerprint, architecture)
+        return self
+
+    def sample(
+        self,
+        num: int,
+        *,
+        method: Method = "joint",
+        bandwidth: float = 0.2,
+        seed: int = 0,
+        architecture: Architecture | None = None,
+    ) -> list[ParameterGraph]:
+        """Decode `num` new networks from a kernel density over the anchors' token latents.
+
+        Args:
+            method: `joint` draws all tokens of a network together, `independent` each alone.
+            bandwidth: In units of each latent's deviation over the anchors.
+            architecture: One that has anchors; by default the one with most.
+
+        Raises:
+            ValueError: no anchors (call `fit_anchors`), or none of this architecture.
+        """
+        if num < 1:
+            raise ValueError(f"num must be at least 1, got {num}")
+        if not self.anchors:
+            raise ValueError("no anchors to sample near: call fit_anchors(graphs) first")
+        if architecture is None:
+            chosen = max(self.anchors.values(), key=lambda a: len(a.latents))
+        elif architecture.fingerprint in self.anchors:
+            chosen = self.anchors[architecture.fingerprint]
+        else:
+            names = ", ".join(a.architecture.name for a in self.anchors.values())
+            raise ValueError(f"no anchors of architecture '{architecture.name}', only of: {names}")
+        latents = sample_latents(chosen.latents, num, method, bandwidth, seed)
+        with torch.no_grad():
+            theta = self.model.decode(latents, chosen.architecture)
+        return [
+            ParameterGraph(
+                chosen.architecture,
+                row.to(chosen.architecture.dtype),
+                {k: v.clone() for k, v in chosen.buffers.items()},
+            )
+            for row in theta
+        ]
+
+    # Files --------------------------------------------------------------------
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """config.json and model.safetensors, each moved into place when complete."""
+        from safetensors.torch import save_file
+
+        config = {
+            "format": FORMAT,
+            "model": asdict(self.model.config),
+            "architectures": [json.loads(a.to_json()) for a in self.architectures.values()],
+            "anchors": list(self.anchors),
+        }
+        tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
+        for number, anchors in enumerate(self.anchors.values()):
+            tensors[f"anchors.{number}.latents"] = anchors.latents.contiguous()
+            for name, value in anchors.buffers.items():
+                tensors[f"anchors.{number}.buffers.{name}"] = value.contiguous()
+        partial = Path(tempfile.mkdtemp(dir=save_directory, prefix=".partial-"))
+        try:
+            save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+            (partial / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
+            for name in ("model.safetensors", "config.json"):
+                os.replace(partial / name, save_directory / name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], **kwargs: Any) -> Representation:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            path: A folder, `runs:/<run id>/<name>` or `models:/...` of MLflow, or a
+                repository of the Hugging Face hub.
+
+        Raises:
+            ValueError: nothing there, another format, or damaged files.
+        """
+        if str(path).startswith(("runs:/", "models:/")):
+            from .tracking import resolve_model
+
+            path = resolve_model(str(path))
+        return super().from_pretrained(path, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, config: Any = None, **kwargs: Any) -> Representation:
+        folder = Path(model_id)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only") if k in kwargs}
+            folder = Path(snapshot_download(model_id, **hub))
+        return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Representation:
+        from safetensors.torch import load_file
+
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder}: holds no {name}; is this a saved Representation?")
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            if config["format"] != FORMAT:
+                raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
+            tensors = load_file(folder / "model.safetensors")
+            model = WeightModel(_model_config(config["model"]))
+            model.load_state_dict(
+                {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+            )
+            architectures = [Architecture.from_json(json.dumps(a)) for a in config["architectures"]]
+        except Exception as error:
+            raise ValueError(f"{folder}: not a readable Representation: {error}") from error
+        by_fingerprint = {a.fingerprint: a for a in architectures}
+        anchors = []
+        for number, fingerprint in enumerate(config["anchors"]):
+            prefix = f"anchors.{number}.buffers."
+            buffers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            latents = tensors[f"anchors.{number}.latents"]
+            anchors.append(Anchors(by_fingerprint[fingerprint], latents, buffers))
+        return cls(model, architectures, anchors)
+
+
+def _model_config(content: dict[str, Any]) -> ModelConfig:
+    encoder = content.pop("encoder")
+    return ModelConfig(
+        encoder=ENCODERS[encoder["name"]](**encoder),
+        decoder=DecoderConfig(**content.pop("decoder")),
+        **content,
+    )
+
+
+def _progress(items: Sequence[Any], show: bool | None) -> Any:
+    if not show:
+        return items
+    from rich.progress import track
+
+    return track(items, description="encoding")

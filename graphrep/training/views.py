@@ -1,0 +1,78 @@
+"""Views of networks for self-supervised training: reordered, noised, partly hidden.
+
+Everything is drawn on the fly from one generator; no view is stored. The target
+is always the clean reordered network (SANE's code reconstructs the noised view).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..architecture import Architecture
+from ..architecture.reorder import reorder_theta
+from ..scaling import Scaling
+from ..symmetry.permutation import random_permutation
+from ..tokens import TokenGrid, token_grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How a view differs from its network."""
+
+    permute: bool = True
+    noise: float = 0.05  # relative deviation of the multiplicative noise
+    mask_ratio: float = 0.3  # share of tokens hidden
+    erase: float = 0.0  # probability of hiding one contiguous 2 to 33 % of theta (2021)
+
+    def __post_init__(self) -> None:
+        for name in ("mask_ratio", "erase"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"views.{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """`target` is clean; `values` is what the encoder sees, 0 where not `visible`; [B, P] each."""
+
+    target: Tensor
+    values: Tensor
+    visible: Tensor
+
+
+def make_view(
+    theta: Tensor,
+    architecture: Architecture,
+    scaling: Scaling,
+    config: ViewConfig,
+    token_size: int,
+    generator: torch.Generator,
+) -> View:
+    """One view of networks in rows, theta [B, P]; one reordering for the whole batch."""
+    if config.permute:
+        theta = reorder_theta(architecture, theta, random_permutation(architecture, generator))
+    target = scaling(theta, architecture)
+    noise = 1 + config.noise * torch.randn(target.shape, generator=generator)
+    visible = _masked(token_grid(architecture, token_size), len(theta), config.mask_ratio, generator)
+    if config.erase:
+        visible = visible & _erased(target.shape, config.erase, generator)
+    return View(target, target * noise * visible, visible)
+
+
+def _masked(grid: TokenGrid, num: int, ratio: float, generator: torch.Generator) -> Tensor:
+    """Hide whole tokens, the same share of each network: bool [B, P], True where visible."""
+    scores = torch.rand(num, grid.num_tokens, generator=generator)
+    seen = scores.argsort(1).argsort(1) >= round(ratio * grid.num_tokens)
+    return grid.join(seen.unsqueeze(-1).expand(-1, -1, grid.index.shape[1]).contiguous())
+
+
+def _erased(shape: torch.Size, probability: float, generator: torch.Generator) -> Tensor:
+    """Hide one contiguous part of some networks (Hyper-Representations 2021, arXiv:2110.15288)."""
+    num, length = shape
+    share = 0.02 + 0.31 * torch.rand(num, 1, generator=generator)
+    start = torch.rand(num, 1, generator=generator) * (1 - share)
+    chosen = torch.rand(num, 1, generator=generator) < probability
+    place = torch.arange(length) / length
+    return ~(chosen & (place >= start) & (place < start + share))
