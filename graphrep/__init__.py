@@ -7,11 +7,12 @@ more than importing torch.
 from typing import TYPE_CHECKING
 
 from .architecture import Architecture as Architecture
-from .graph import ParameterGraph as ParameterGraph
-from .graph import to_graph as to_graph
-from .symmetry import Permutation as Permutation
-from .symmetry import align as align
-from .symmetry import random_permutation as random_permutation
+from .graph import ParameterGraph as ParameterGraph, to_graph as to_graph
+from .symmetry import (
+    Permutation as Permutation,
+    align as align,
+    random_permutation as random_permutation,
+)
 
 if TYPE_CHECKING:
     from .representation import Representation as Representation

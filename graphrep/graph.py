@@ -180,7 +180,9 @@ def check_state_dict(architecture: Architecture, state_dict: Mapping[str, Any]) 
         if name not in known
     ]
     if problems:
-        shown = "\n  ".join(problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20))
+        shown = "\n  ".join(
+            problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20)
+        )
         raise ValueError(
             f"state dict does not fit architecture '{architecture.name}' "
             f"({len(problems)} differences):\n  {shown}"

@@ -69,7 +69,11 @@ def topology(architecture: Architecture) -> Topology:
             member_of.append(torch.zeros(1, dtype=torch.int64))
         edges.append(_edges(architecture, block, number, first, start))
         start += block.kind == "opaque"
-    empty = (torch.empty(2, 0, dtype=torch.int64), torch.empty(0, 4), *[torch.empty(0, dtype=torch.int64)] * 2)
+    empty = (
+        torch.empty(2, 0, dtype=torch.int64),
+        torch.empty(0, 4),
+        *[torch.empty(0, dtype=torch.int64)] * 2,
+    )
     index, position, block_of, parameter = zip(*edges, strict=True) if edges else zip(empty)
     return Topology(
         torch.cat(nodes) if nodes else torch.empty(0, len(KINDS) + 2),
@@ -158,7 +162,9 @@ def to_networkx(graph: ParameterGraph) -> networkx.MultiDiGraph:
     result = networkx.MultiDiGraph(name=graph.architecture.name)
     names = [u.name for u in graph.architecture.units]
     names += [b.name for b in graph.architecture.blocks if b.kind == "opaque"]
-    keys = [(names[u], m) for u, m in zip(t.node_units.tolist(), t.node_member.tolist(), strict=True)]
+    keys = [
+        (names[u], m) for u, m in zip(t.node_units.tolist(), t.node_member.tolist(), strict=True)
+    ]
     kinds = t.x[:, : len(KINDS)].argmax(1).tolist()
     result.add_nodes_from((key, {"kind": KINDS[k]}) for key, k in zip(keys, kinds, strict=True))
     blocks = graph.architecture.blocks

@@ -1,8 +1,8 @@
 """A trained representation of networks: encode, sample, save, load.
 
-    representation = Representation.from_pretrained("runs/demo/graph/model")
-    representation.encode(graphs)          # [N, D]
-    representation.sample(10)              # new networks as parameter graphs
+representation = Representation.from_pretrained("runs/demo/graph/model")
+representation.encode(graphs)          # [N, D]
+representation.sample(10)              # new networks as parameter graphs
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Representation(
     tags=["weight-space-learning"],
     license="mit",
 ):
-    """A trained weight model, the architectures that it was trained on, and anchors to sample from."""
+    """A trained weight model, the architectures it was trained on, and anchors to sample from."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Representation(
         if isinstance(item, nn.Module):
             state, name = dict(item.state_dict()), type(item).__name__
         elif isinstance(item, str | os.PathLike):
-            state, name = read_checkpoint(item).state_dict, str(item)
+            state, name = read_checkpoint(Path(item)).state_dict, str(item)
         else:
             raise ValueError(
                 f"cannot encode a {type(item).__name__}: pass parameter graphs, modules or files"
@@ -258,7 +258,9 @@ class Representation(
             shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], **kwargs: Any) -> Representation:
+    def from_pretrained(  # type: ignore[override]
+        cls, path: str | os.PathLike[str], **kwargs: Any
+    ) -> Representation:
         """Load what `save_pretrained` wrote.
 
         Args:
@@ -272,15 +274,21 @@ class Representation(
             from .tracking import resolve_model
 
             path = resolve_model(str(path))
-        return super().from_pretrained(path, **kwargs)
+        return super().from_pretrained(str(path), **kwargs)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, config: Any = None, **kwargs: Any) -> Representation:
+    def _from_pretrained(
+        cls, *, model_id: str, config: Any = None, **kwargs: Any
+    ) -> Representation:
         folder = Path(model_id)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            hub = {k: kwargs[k] for k in ("revision", "cache_dir", "token", "local_files_only") if k in kwargs}
+            hub = {
+                k: kwargs[k]
+                for k in ("revision", "cache_dir", "token", "local_files_only")
+                if k in kwargs
+            }
             folder = Path(snapshot_download(model_id, **hub))
         return cls._read(folder)
 
@@ -307,7 +315,9 @@ class Representation(
         anchors = []
         for number, fingerprint in enumerate(config["anchors"]):
             prefix = f"anchors.{number}.buffers."
-            buffers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            buffers = {
+                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+            }
             latents = tensors[f"anchors.{number}.latents"]
             anchors.append(Anchors(by_fingerprint[fingerprint], latents, buffers))
         return cls(model, architectures, anchors)

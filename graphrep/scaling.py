@@ -78,7 +78,11 @@ class Scaling(nn.Module):
 
     def _terms(self, architecture: Architecture, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         role, gain = (t.to(like.device) for t in _roles_and_gains(architecture))
-        return gain.to(like.dtype), self.centre[role].to(like.dtype), self.scale[role].to(like.dtype)
+        return (
+            gain.to(like.dtype),
+            self.centre[role].to(like.dtype),
+            self.scale[role].to(like.dtype),
+        )
 
     def forward(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """theta [B, P] -> scaled [B, P]; NaN becomes 0 and infinities stay finite."""

@@ -72,7 +72,9 @@ def token_grid(architecture: Architecture, token_size: int) -> TokenGrid:
             cut[:, number, : piece.shape[1]] = piece
         pieces.append(cut.flatten(0, 1))
         k = torch.arange(len(rows))
-        positions.append(torch.stack([torch.full_like(k, layer), k], 1).repeat_interleave(num_pieces, 0))
+        positions.append(
+            torch.stack([torch.full_like(k, layer), k], 1).repeat_interleave(num_pieces, 0)
+        )
         targets.append(row_targets.repeat_interleave(num_pieces))
     index = torch.cat(pieces) if pieces else torch.empty(0, token_size, dtype=torch.int64)
     position = torch.cat(positions) if positions else torch.empty(0, 2, dtype=torch.int64)
@@ -98,7 +100,9 @@ def _layers(
     axis_of = {b.tensor: b.target_axis for b in reversed(architecture.blocks)}
     leaders: dict[str, list[str]] = {}
     for block in architecture.blocks:
-        leader = block.leader if _may_follow(architecture, block.leader, block.tensor, axis_of) else ""
+        leader = (
+            block.leader if _may_follow(architecture, block.leader, block.tensor, axis_of) else ""
+        )
         members = leaders.setdefault(leader or block.tensor, [leader or block.tensor])
         if block.tensor not in members:
             members.append(block.tensor)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .labels import Classes, Ledger, Use, classify
 from .rules import ACTIVATIONS
-from .spec import Architecture, Block, Note, Operation, Span, TensorSpec, UnitKind, Units
+from .spec import Architecture, Block, BlockKind, Note, Operation, Span, TensorSpec, UnitKind, Units
 
 UNIT_PARTS = ("in", "out", "unit")
 
@@ -172,7 +172,7 @@ def _blocks_of(
     unit_axes = [a for a in range(len(shape)) if parts[a] in UNIT_PARTS]
     target = next((a for a in unit_axes if parts[a] == "out"), unit_axes[0])
     source = next((a for a in unit_axes if a != target), None)
-    kind = "lookup" if use.lookup else "diagonal" if source is None else "dense"
+    kind: BlockKind = "lookup" if use.lookup else "diagonal" if source is None else "dense"
     combinations = list(product(*choices))
     return [
         Block(

@@ -28,7 +28,7 @@ def axis_maps(
     maps: dict[tuple[str, int], Tensor] = {}
     for block in architecture.blocks:
         for axis, span in enumerate(block.axes):
-            if span.units not in orders:
+            if span.units is None or span.units not in orders:
                 continue
             key = (block.tensor, axis)
             if key not in maps:
@@ -64,7 +64,9 @@ def reorder(spec: TensorSpec, value: Tensor, maps: Mapping[tuple[str, int], Tens
     return value
 
 
-def reorder_theta(architecture: Architecture, theta: Tensor, orders: Mapping[str, Tensor]) -> Tensor:
+def reorder_theta(
+    architecture: Architecture, theta: Tensor, orders: Mapping[str, Tensor]
+) -> Tensor:
     """Reorder units of networks in rows: theta [..., P] -> [..., P].
 
     Raises:

@@ -217,7 +217,9 @@ def attach(call: Call, reference: Reference, labels: Tensor, role: str = "") -> 
         match call.tracked(value):
             case Activation(_, producer) if producer:
                 leader = producer
-    role = role or {"add": "bias", "sub": "bias", "mul": "scale", "div": "scale"}.get(call.name, "other")
+    role = role or {"add": "bias", "sub": "bias", "mul": "scale", "div": "scale"}.get(
+        call.name, "other"
+    )
     use = ledger.use(reference.name, role, leader if role == "bias" else "")
     dims = varying_dims(labels)
     lone = not dims and bool((labels >= 0).any())
@@ -304,7 +306,7 @@ def product_of_activations(call: Call, a: Tensor, b: Tensor) -> None:
     """Queries with keys, attention with values: what is contracted is tied pairwise."""
     ledger = call.ledger
     if call.tracked(a) is None or call.tracked(b) is None:
-        labelled, constant = (a, b) if call.tracked(b) is None else (b, a)
+        labelled = a if call.tracked(b) is None else b
         ledger.freeze(call.labels(labelled), "it is multiplied with a constant matrix")
         return call.give_none()
     la, lb = call.labels(a), call.labels(b)
@@ -335,9 +337,7 @@ def settings(call: Call, *names: str) -> dict[str, Any]:
     found = dict(call.kwargs)
     for argument, value in zip(call.func._schema.arguments, call.args, strict=False):
         found[argument.name] = value
-    return {
-        k: v for k, v in found.items() if (not names or k in names) and not tensors_in(v)
-    }
+    return {k: v for k, v in found.items() if (not names or k in names) and not tensors_in(v)}
 
 
 # Data movement ------------------------------------------------------------------
@@ -378,7 +378,8 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 @rule(
     "view _unsafe_view reshape t transpose permute unsqueeze squeeze expand slice select split "
-    "split_with_sizes unsafe_split unsafe_split_with_sizes unsafe_chunk unbind chunk narrow movedim unfold diagonal repeat flip roll "
+    "split_with_sizes unsafe_split unsafe_split_with_sizes unsafe_chunk unbind chunk narrow "
+    "movedim unfold diagonal repeat flip roll "
     "pixel_shuffle pixel_unshuffle channel_shuffle unflatten flatten upsample_nearest1d "
     "upsample_nearest2d upsample_nearest3d reflection_pad1d reflection_pad2d reflection_pad3d "
     "replication_pad1d replication_pad2d replication_pad3d"
@@ -532,7 +533,9 @@ def elementwise(call: Call) -> None:
     activations = [t for t, k in zip(operands, tracked, strict=True) if isinstance(k, Activation)]
     references = [k for k in tracked if isinstance(k, Reference)]
     if not activations:
-        if len(references) == 1 and all(t.numel() == 1 for t in operands if call.tracked(t) is None):
+        if len(references) == 1 and all(
+            t.numel() == 1 for t in operands if call.tracked(t) is None
+        ):
             call.results.append((call.out, references[0]))
         elif references:
             give_up(call)
@@ -635,7 +638,9 @@ def convolution(call: Call) -> None:
     channel = labels.dim() - (weight.dim() - 2) - 1
     channels = ledger.tie_along(labels, set(range(labels.dim())) - {channel})
     channels = channels.flatten()
-    options = settings(call, "stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    options = settings(
+        call, "stride", "padding", "dilation", "transposed", "output_padding", "groups"
+    )
     if groups == 1:
         in_dim, out_dim = (0, 1) if transposed else (1, 0)
         rows = contract_weight(call, channels, tracked, in_dim, out_dim)
@@ -816,7 +821,11 @@ def read_in_python(call: Call) -> None:
         tracked = call.tracked(value)
         if tracked is not None:
             call.ledger.notes.append(
-                ("control flow", *call.ledger.context, "Python read a computed value; this is the path it took")
+                (
+                    "control flow",
+                    *call.ledger.context,
+                    "Python read a computed value; this is the path it took",
+                )
             )
             call.ledger.give_up(tracked, "Python read its value")
 

@@ -162,7 +162,10 @@ class Block:
         """
         lines, columns, kernel = [], [], 1
         for axis, span in enumerate(self.axes):
-            for count in (1 if axis in (self.source_axis, self.target_axis) else span.size, span.slots):
+            for count in (
+                1 if axis in (self.source_axis, self.target_axis) else span.size,
+                span.slots,
+            ):
                 lines.append(torch.linspace(-1, 1, count) if count > 1 else torch.zeros(1))
                 columns.append(0 if span.units is not None else min(kernel, 3))
             kernel += span.units is None

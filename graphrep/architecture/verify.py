@@ -52,7 +52,9 @@ def _check(architecture: Architecture, module: nn.Module, example_inputs: Inputs
         except Exception as error:  # a module that cannot be copied or fixes its own dtype
             reason = f"{type(error).__name__}: {error}"
     else:
-        note = Note(subject="symmetry", operation="verify", module="", reason=f"not checked: {reason}")
+        note = Note(
+            subject="symmetry", operation="verify", module="", reason=f"not checked: {reason}"
+        )
         return replace(architecture, notes=(*architecture.notes, note))
 
     def holds(orders: dict[str, Tensor]) -> bool:
@@ -70,15 +72,16 @@ def _check(architecture: Architecture, module: nn.Module, example_inputs: Inputs
     }
     if not all(bool(torch.isfinite(e).all()) for e in expected):
         note = Note(
-            subject="symmetry", operation="verify", module="", reason="not checked: outputs overflow"
+            subject="symmetry",
+            operation="verify",
+            module="",
+            reason="not checked: outputs overflow",
         )
         return replace(architecture, notes=(*architecture.notes, note))
     if holds(orders):
         return replace(architecture, verified=True)
     failed = {name for name, order in orders.items() if not holds({name: order})}
-    units = tuple(
-        replace(u, kind="fixed") if u.name in failed else u for u in architecture.units
-    )
+    units = tuple(replace(u, kind="fixed") if u.name in failed else u for u in architecture.units)
     notes = [
         Note(
             subject=name,

@@ -1,4 +1,3 @@
 """Decoders: latents back to weights."""
 
-from .token import DecoderConfig as DecoderConfig
-from .token import TokenDecoder as TokenDecoder
+from .token import DecoderConfig as DecoderConfig, TokenDecoder as TokenDecoder

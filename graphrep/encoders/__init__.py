@@ -1,16 +1,14 @@
 """Encoders on equal terms: a batch of networks in, latents of tokens and of the whole out."""
 
-from .base import Batch as Batch
-from .base import Embedding as Embedding
-from .base import Encoder as Encoder
-from .graph import GraphEncoder as GraphEncoder
-from .graph import GraphEncoderConfig as GraphEncoderConfig
-from .statistics import RawEncoder as RawEncoder
-from .statistics import RawEncoderConfig as RawEncoderConfig
-from .statistics import StatisticsEncoder as StatisticsEncoder
-from .statistics import StatisticsEncoderConfig as StatisticsEncoderConfig
-from .token import TokenEncoder as TokenEncoder
-from .token import TokenEncoderConfig as TokenEncoderConfig
+from .base import Batch as Batch, Embedding as Embedding, Encoder as Encoder
+from .graph import GraphEncoder as GraphEncoder, GraphEncoderConfig as GraphEncoderConfig
+from .statistics import (
+    RawEncoder as RawEncoder,
+    RawEncoderConfig as RawEncoderConfig,
+    StatisticsEncoder as StatisticsEncoder,
+    StatisticsEncoderConfig as StatisticsEncoderConfig,
+)
+from .token import TokenEncoder as TokenEncoder, TokenEncoderConfig as TokenEncoderConfig
 
 EncoderConfig = GraphEncoderConfig | TokenEncoderConfig | StatisticsEncoderConfig | RawEncoderConfig
 

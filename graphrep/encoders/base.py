@@ -36,7 +36,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """`tokens` [B, T, Z] of the window, `model` [B, D], and `units` [B, N, C] where there are any."""
+    """`tokens` [B, T, Z] of the window, `model` [B, D], `units` [B, N, C] if there are any."""
 
     tokens: Tensor
     model: Tensor

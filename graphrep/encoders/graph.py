@@ -65,12 +65,12 @@ class GraphEncoder(Encoder):
         self.kind = nn.Embedding(len(KINDS), C)
         self.activation = nn.Embedding(len(ACTIVATION_NAMES), C)
         self.place = nn.Linear(2 * 2 * NUM_FREQUENCIES, C)
-        self.rounds = nn.ModuleList(
-            Round(C, E, config.value_dim) for _ in range(config.num_rounds)
-        )
+        self.rounds = nn.ModuleList(Round(C, E, config.value_dim) for _ in range(config.num_rounds))
         self.token_own = nn.Linear(2 * token_size, C)
         self.token_ends = nn.Linear(2 * C, C)
-        self.token_mix = nn.Sequential(nn.LayerNorm(C), nn.Linear(C, 2 * C), nn.GELU(), nn.Linear(2 * C, C))
+        self.token_mix = nn.Sequential(
+            nn.LayerNorm(C), nn.Linear(C, 2 * C), nn.GELU(), nn.Linear(2 * C, C)
+        )
         self.token_out = nn.Linear(C + token_size, latent_dim)
         learned = config.num_slots * (2 * C + 2 * E)
         self.embedding_dim = learned + config.moments * config.num_slots * NUM_MOMENTS
@@ -95,7 +95,9 @@ class GraphEncoder(Encoder):
         state = {}
         for number, units in enumerate(a.units):
             names = [n if n in ACTIVATION_NAMES else "other" for n in units.activations] or ["none"]
-            chosen = torch.tensor([ACTIVATION_NAMES.index(n) for n in names]).to(batch.values.device)
+            chosen = torch.tensor([ACTIVATION_NAMES.index(n) for n in names]).to(
+                batch.values.device
+            )
             fixed = torch.linspace(-1, 1, units.size) if units.fixed else torch.zeros(units.size)
             depth = torch.full((units.size,), number / max(1, len(a.units) - 1))
             place = self.place(_waves(torch.stack([depth, fixed], 1)).to(batch.values))
@@ -115,7 +117,7 @@ class GraphEncoder(Encoder):
         return state
 
     def _features(self, block: Block) -> Tensor:
-        """What is known of each number of a unit pair: its position and the block's role, [k, 4 + C]."""
+        """What is known of each number of a unit pair: its position and role, [k, 4 + C]."""
         role = self.role.weight[_role(block)]
         positions = block.positions().to(role)
         return torch.cat([positions, role.expand(len(positions), -1)], 1)
@@ -168,11 +170,17 @@ class GraphEncoder(Encoder):
         """A token's latent reads its own numbers and the states of the units at its two ends."""
         grid, window = batch.grid, batch.window
         own = grid.cut(batch.values)[:, window]
-        seen = torch.ones_like(own) if batch.visible is None else grid.cut(batch.visible.to(own))[:, window]
+        seen = (
+            torch.ones_like(own)
+            if batch.visible is None
+            else grid.cut(batch.visible.to(own))[:, window]
+        )
         target = grid.target[window].to(units.device)
         ends = units[:, target.clamp(min=0)] * (target >= 0).unsqueeze(1)
         sources = self._source_means(batch, state)[:, window]
-        hidden = self.token_own(torch.cat([own, seen], -1)) + self.token_ends(torch.cat([ends, sources], -1))
+        hidden = self.token_own(torch.cat([own, seen], -1)) + self.token_ends(
+            torch.cat([ends, sources], -1)
+        )
         hidden = hidden + self.token_mix(hidden)
         return self.token_out(torch.cat([hidden, own], -1))
 
@@ -191,7 +199,9 @@ class GraphEncoder(Encoder):
     def _pool(self, batch: Batch, state: dict[str, Tensor], edges: dict[int, Tensor]) -> Tensor:
         """Mean and deviation of unit states a group and edge channels a layer, spread by depth."""
         slots = self.config.num_slots
-        groups = torch.stack([_mean_and_deviation(state[u.name]) for u in batch.architecture.units], 1)
+        groups = torch.stack(
+            [_mean_and_deviation(state[u.name]) for u in batch.architecture.units], 1
+        )
         pooled = [(depth_weights(groups.shape[1], slots, groups) @ groups).flatten(1)]
         if edges:
             layers = torch.stack([_mean_and_deviation(e.flatten(1, 2)) for e in edges.values()], 1)

@@ -34,7 +34,9 @@ class Round(nn.Module):
     def edges(self, edge: Tensor, target: Tensor, source: Tensor) -> Tensor:
         """edge [B, t, s, E] reads target [B, t, C] and source [B, s, C] (both normalised)."""
         inner = self.edge_in(edge)
-        inner = inner + self.edge_target(target).unsqueeze(2) + self.edge_source(source).unsqueeze(1)
+        inner = (
+            inner + self.edge_target(target).unsqueeze(2) + self.edge_source(source).unsqueeze(1)
+        )
         return edge + self.edge_out(F.gelu(inner))
 
     def units(self, state: Tensor, normal: Tensor, incoming: Tensor, outgoing: Tensor) -> Tensor:

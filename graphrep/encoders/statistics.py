@@ -49,7 +49,7 @@ class StatisticsEncoder(Encoder):
 
 
 class RawEncoder(Encoder):
-    """The scaled weights themselves, zero-padded to one length; a token's latent is linear in it."""
+    """The scaled weights, zero-padded to one length; a token's latent is linear in it."""
 
     def __init__(self, config: RawEncoderConfig, token_size: int, latent_dim: int) -> None:
         super().__init__()

@@ -24,7 +24,9 @@ class FinetuningConfig:
     batch_norm_passes: int = 200  # forward passes that settle running statistics
 
 
-def condition_batch_norm(module: nn.Module, images: Tensor, num_passes: int, batch_size: int = 64) -> None:
+def condition_batch_norm(
+    module: nn.Module, images: Tensor, num_passes: int, batch_size: int = 64
+) -> None:
     """Settle running statistics by forward passes in train mode, no weight moves.
 
     Does nothing to a module without batch norm. Source: SANE, arXiv:2406.09997.

@@ -98,9 +98,7 @@ def run_trial(
     embedding = embed_splits(representation, zoo)
     scores = probe_all(embedding, zoo, evaluation.probes, training.seed)
     samples = study(representation, ground, evaluation.sampling, name, training.seed)
-    trial = Trial(
-        name, training.seed, representation, result, scores, samples, embedding["test"]
-    )
+    trial = Trial(name, training.seed, representation, result, scores, samples, embedding["test"])
     representation.save_pretrained(folder / "model")
     run.log_metrics(trial.metrics(), training.num_steps)
     return trial

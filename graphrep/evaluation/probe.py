@@ -65,10 +65,16 @@ def probe(
     columns = {}
     for split in ("train", "validation", "test"):
         if name not in properties[split]:
-            raise ValueError(f"no property '{name}'; there are {sorted(properties[split])}")
+            raise ValueError(
+                f"no property '{name}'; there are {sorted(map(str, properties[split]))}"
+            )
         column = properties[split][name]
         numeric = column.dtype.kind in "fiu"
-        columns[split] = (np.log10(column) if log else column).to_numpy() if numeric else column.astype(str).to_numpy()
+        columns[split] = (
+            (np.log10(column) if log else column).to_numpy()
+            if numeric
+            else column.astype(str).to_numpy()
+        )
     if len(np.unique(columns["train"])) < 2:
         raise ValueError(f"property '{name}' is constant over the training split")
     embedding = {split: np.asarray(e, np.float64) for split, e in embedding.items()}

@@ -6,8 +6,9 @@ is reported is of the other, so no number is of images that chose it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class SamplingConfig:
     num_samples: int = 20  # a method
     anchor_share: float = 0.3  # of the training networks of one architecture, the best
     bandwidth: float = 0.2  # of the kernel density, in deviations of a latent
-    finetuning: FinetuningConfig = FinetuningConfig()
+    finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
 
     def __post_init__(self) -> None:
         if self.num_samples < 1 or not 0 < self.anchor_share <= 1 or self.bandwidth <= 0:
@@ -75,29 +76,16 @@ def prepare(zoo: Zoo, config: SamplingConfig, seed: int) -> Ground:
     """
     import pandas as pd
 
+    graphs, anchors, module = choose_anchors(zoo, config.anchor_share)
     images = zoo.images()
     half = len(images.test_labels) // 2
-    choosing = images.test_images[:half], images.test_labels[:half]
     reported = replace(
         images, test_images=images.test_images[half:], test_labels=images.test_labels[half:]
     )
-    training = zoo.split("train")
-    table = training.properties
-    last = table.index[table["epoch"] == table["epoch"].max()]
-    usable = table.loc[last][~table.loc[last, "diverged"]]
-    if usable.empty:
-        raise ValueError(f"{zoo.path}: the training split has no finished network to sample near")
-    architecture = usable["architecture"].mode()[0]
-    rows = usable.index[usable["architecture"] == architecture].tolist()
 
     def build(graph: ParameterGraph) -> nn.Module:
-        return graph.load_into(training.network(rows[0]))
+        return graph.load_into(copy.deepcopy(module))
 
-    graphs = [training.graphs[row] for row in rows]
-    on_half = [evaluate(build(g), *choosing)[0] for g in graphs]
-    num_anchors = max(2, round(config.anchor_share * len(graphs)))
-    best = np.argsort(on_half)[::-1][:num_anchors]
-    anchors = [graphs[i] for i in best]
     records: list[dict[str, Any]] = []
 
     def measure(source: str, members: Sequence[nn.Module]) -> None:
@@ -111,12 +99,14 @@ def prepare(zoo: Zoo, config: SamplingConfig, seed: int) -> Ground:
     with torch.random.fork_rng(devices=[]):
         for number in range(config.num_samples):
             torch.manual_seed(seed * 1000 + number)
-            fresh.append(_reinitialised(training.network(rows[0])))
+            fresh.append(_reinitialised(copy.deepcopy(module)))
     measure("random init", fresh)
     scratch = [
         {"start": "from scratch", "step": step, "accuracy": accuracy}
         for number, module in enumerate(fresh)
-        for step, accuracy in finetune(module, reported, config.finetuning, seed * 1000 + number).items()
+        for step, accuracy in finetune(
+            module, reported, config.finetuning, seed * 1000 + number
+        ).items()
     ]
     among = novelty(anchors, anchors, build, reported.test_images, same=True)
     return Ground(
@@ -129,11 +119,39 @@ def prepare(zoo: Zoo, config: SamplingConfig, seed: int) -> Ground:
     )
 
 
+def choose_anchors(
+    zoo: Zoo, share: float
+) -> tuple[list[ParameterGraph], list[ParameterGraph], nn.Module]:
+    """Training networks of the commonest architecture, the best of them, and their module.
+
+    Networks are those of the last epoch; the best are chosen on the first half of
+    the test images, at least two.
+
+    Raises:
+        ValueError: no finished network in the training split.
+    """
+    training = zoo.split("train")
+    table = training.properties
+    usable = table[(table["epoch"] == table["epoch"].max()) & ~table["diverged"]]
+    if usable.empty:
+        raise ValueError(f"{zoo.path}: the training split has no finished network to sample near")
+    architecture = usable["architecture"].mode()[0]
+    rows = usable.index[usable["architecture"] == architecture].tolist()
+    images, module = zoo.images(), training.network(rows[0])
+    half = len(images.test_labels) // 2
+    choosing = images.test_images[:half], images.test_labels[:half]
+    graphs = [training.graphs[row] for row in rows]
+    accuracies = [evaluate(g.load_into(copy.deepcopy(module)), *choosing)[0] for g in graphs]
+    best = np.argsort(accuracies)[::-1][: max(2, round(share * len(graphs)))]
+    return graphs, [graphs[i] for i in best], module
+
+
 def _reinitialised(module: nn.Module) -> nn.Module:
     """Torch's default initialisation, drawn anew."""
     for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
     return module
 
 
@@ -164,7 +182,8 @@ def study(
     import pandas as pd
 
     representation.fit_anchors(ground.anchors)
-    records, curves, kept = [], [], {}
+    records, curves = [], []
+    kept: dict[str, list[ParameterGraph]] = {}
     for method in METHODS:
         graphs = representation.sample(
             config.num_samples, method=method, bandwidth=config.bandwidth, seed=seed

@@ -109,5 +109,3 @@ def _assign(similarity: Tensor) -> Tensor:
 
     _, order = linear_sum_assignment(similarity.numpy(), maximize=True)
     return torch.as_tensor(order)
-
-

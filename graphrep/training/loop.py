@@ -102,9 +102,9 @@ def train(
         on_step(run.step)
         last = run.step == config.num_steps
         if run.step % 20 == 0 or last:
-            rate = {"train/learning_rate": run.scheduler.get_last_lr()[0]}
             metrics = {f"train/{k}": float(v.detach()) for k, v in losses.items()}
-            on_metrics(metrics | rate, run.step)
+            metrics["train/learning_rate"] = float(run.scheduler.get_last_lr()[0])
+            on_metrics(metrics, run.step)
         if run.step % config.validate_every == 0 or last:
             found = {f"validation/{k}": v for k, v in evaluate(model, validation, config).items()}
             on_metrics(found, run.step)
@@ -120,7 +120,10 @@ class _Run:
         matrices = [p for p in model.parameters() if p.dim() > 1]
         others = [p for p in model.parameters() if p.dim() <= 1]
         self.optimiser = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
             lr=config.learning_rate,
         )
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -178,7 +181,10 @@ class _Run:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            **{n: getattr(self, n) for n in ("step", "seconds", "best_step", "best_loss", "best", "history")},
+            **{
+                n: getattr(self, n)
+                for n in ("step", "seconds", "best_step", "best_loss", "best", "history")
+            },
         }
         partial = self.folder / "checkpoint.pt.partial"
         torch.save(state, partial)

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def reconstruction(found: Tensor, target: Tensor, real: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+def reconstruction(
+    found: Tensor, target: Tensor, real: Tensor, visible: Tensor
+) -> tuple[Tensor, Tensor]:
     """Mean squared error over real entries, of what was seen and of what was hidden.
 
     Args:

@@ -55,7 +55,9 @@ def make_view(
         theta = reorder_theta(architecture, theta, random_permutation(architecture, generator))
     target = scaling(theta, architecture)
     noise = 1 + config.noise * torch.randn(target.shape, generator=generator)
-    visible = _masked(token_grid(architecture, token_size), len(theta), config.mask_ratio, generator)
+    visible = _masked(
+        token_grid(architecture, token_size), len(theta), config.mask_ratio, generator
+    )
     if config.erase:
         visible = visible & _erased(target.shape, config.erase, generator)
     return View(target, target * noise * visible, visible)

@@ -1,0 +1,230 @@
+"""The command line: wires configuration, zoo, models, evaluation and tracking together."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(
+        "Networks are data: make zoos of trained networks, learn representations of them, "
+        "predict properties from weights, sample new weights. Settings are given as "
+        "group=choice (encoder=token) or key=value (training.num_steps=500); `--debug` "
+        "anywhere shows the traceback of an error."
+    ),
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[OVERRIDES]...", help="group=choice or key=value, see conf/"),
+]
+
+
+@app.command()
+def zoo(overrides: Overrides = None) -> None:
+    """Train a population of networks: graphrep zoo zoo=digits_demo zoo.num_models=300
+
+    Interrupt and repeat the command to go on. Choices of zoo= stand in conf/zoo/.
+    """
+    from .settings import Settings
+    from .workflows import make_zoo
+
+    made = make_zoo(Settings.load(overrides or []))
+    table = made.properties
+    last = table[table["epoch"] == table["epoch"].max()]
+    _say(f"{made}\nlast epoch, test accuracy: {_spread(last['test_accuracy'])}")
+    for architecture in made.architectures.values():
+        _say(f"  {architecture}")
+
+
+@app.command()
+def graph(
+    file: Annotated[Path, typer.Argument(help="a checkpoint: .safetensors, .pt, .pth, .th ...")],
+    model: Annotated[
+        str, typer.Option(help="what builds the module: package.module:factory", show_default=False)
+    ],
+    input: Annotated[str, typer.Option(help="shape of an example input, such as 1,3,32,32")],
+    picture: Annotated[Path | None, typer.Option(help="draw the architecture (.png, .svg)")] = None,
+    json: Annotated[Path | None, typer.Option(help="write the architecture as JSON")] = None,
+) -> None:
+    """Turn a checkpoint into its parameter graph and say what was derived."""
+    from .workflows import graph_of_file
+
+    found, unwrapped = graph_of_file(file, model, input)
+    for step in unwrapped:
+        _say(f"unwrapped {step}")
+    _say(found.report())
+    if picture is not None:
+        from .figures import architecture_picture
+
+        architecture_picture(found.architecture).savefig(picture, dpi=150, bbox_inches="tight")
+        _say(f"picture: {picture}")
+    if json is not None:
+        json.write_text(found.architecture.to_json())
+        _say(f"architecture: {json}")
+
+
+@app.command()
+def train(overrides: Overrides = None) -> None:
+    """Train representations: graphrep train encoder=graph,token seed=1,2
+
+    Several values of a key train one after another. Repeat the command to resume.
+    """
+    from .config import sweep
+    from .settings import Settings
+    from .workflows import train_one
+
+    for combination in sweep(overrides or []):
+        folder, uri = train_one(Settings.load(combination))
+        _say(f"model: {folder}\n       {uri}")
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="a saved model: folder, runs:/... or models:/...")],
+    inputs: Annotated[list[Path], typer.Argument(help="checkpoint files, or one zoo")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write")] = Path(
+        "embeddings.parquet"
+    ),
+) -> None:
+    """Embed checkpoint files or a zoo into a table: one row a network."""
+    from .workflows import embed_inputs
+
+    table = embed_inputs(model, inputs, output)
+    _say(f"{len(table)} networks, {table.filter(like='e').shape[1]} columns: {output}")
+
+
+@app.command()
+def probe(
+    model: Annotated[str, typer.Argument(help="a saved model: folder, runs:/... or models:/...")],
+    zoo: Annotated[Path, typer.Argument(help="folder of a zoo")],
+    overrides: Overrides = None,
+) -> None:
+    """Predict a zoo's properties from embeddings: R2, Kendall tau, accuracy with intervals."""
+    from .settings import Settings
+    from .workflows import probe_zoo
+
+    _print_table(
+        probe_zoo(model, zoo, Settings.load(overrides or [])), "probes on held-out networks"
+    )
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="a saved model: folder, runs:/... or models:/...")],
+    num: Annotated[int, typer.Option(help="how many networks")] = 10,
+    method: Annotated[
+        str, typer.Option(help="joint or independent, see graphrep.sampling")
+    ] = "joint",
+    bandwidth: Annotated[float, typer.Option(help="in deviations of a latent")] = 0.2,
+    seed: int = 0,
+    zoo: Annotated[Path | None, typer.Option(help="test the samples on this zoo's images")] = None,
+    output: Annotated[Path, typer.Option(help="folder for the .safetensors files")] = Path(
+        "samples"
+    ),
+) -> None:
+    """Draw new networks near a model's anchors and write them as state dicts."""
+    from .workflows import sample_networks
+
+    table = sample_networks(model, num, method, bandwidth, seed, zoo, output)
+    _print_table(table, f"{num} networks in {output}")
+
+
+@app.command()
+def benchmark(
+    overrides: Overrides = None,
+    encoders: Annotated[str, typer.Option(help="which, by comma")] = "graph,token,statistics,raw",
+    seeds: Annotated[str, typer.Option(help="which, by comma")] = "0",
+    name: Annotated[
+        str, typer.Option(help="folder below runs/; repeat it to resume")
+    ] = "benchmark",
+) -> None:
+    """Compare encoders on one zoo: one recorded run each, and a summary in MLflow."""
+    from .workflows import compare
+
+    numbers = [int(s) for s in seeds.split(",")]
+    compare(overrides or [], encoders.split(","), numbers, name)
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """The whole way in a few minutes: zoo, both encoders and their floors, new networks."""
+    from .settings import Settings
+    from .workflows import compare
+
+    settings = ["zoo=digits_demo", "training=demo", *(overrides or [])]
+    seed = Settings.load(settings).seed
+    settings = [f"zoo.seed={seed}", *settings]
+    name = "demo" if seed == 0 else f"demo-seed{seed}"
+    compare(settings, ["graph", "token", "statistics", "raw"], [seed], name)
+
+
+@app.command()
+def ui(
+    overrides: Overrides = None,
+    port: Annotated[int, typer.Option(help="of the local server")] = 5000,
+) -> None:
+    """Serve MLflow's pages on the local store and print the link to the newest comparison."""
+    from .settings import Settings
+    from .tracking import serve_ui
+
+    serve_ui(Settings.load(overrides or []).tracking, port)
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _spread(values: object) -> str:
+    import numpy as np
+
+    low, middle, high = np.quantile(np.asarray(values), [0.1, 0.5, 0.9])
+    return f"{low:.2f} / {middle:.2f} / {high:.2f} (10 %, median, 90 %)"
+
+
+def _print_table(table: object, title: str) -> None:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    assert isinstance(table, pd.DataFrame)
+    shown = Table(title=title)
+    for column in table.columns:
+        shown.add_column(
+            str(column), justify="right" if table[column].dtype.kind in "fi" else "left"
+        )
+    for row in table.itertuples(index=False):
+        cells = [
+            "" if v != v or v is None else f"{v:.3f}" if isinstance(v, float) else str(v)
+            for v in row
+        ]
+        shown.add_row(*cells)
+    Console().print(shown)
+
+
+def main() -> None:
+    """Run a command; an error is one message, with a traceback only under --debug."""
+    debug = "--debug" in sys.argv
+    sys.argv = [a for a in sys.argv if a != "--debug"]
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted; repeat the command to go on", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError, ConnectionError) as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Probes, behaviour of samples, and whole comparisons."""

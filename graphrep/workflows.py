@@ -1,0 +1,183 @@
+"""What the commands do, as functions: each takes checked settings and says what it made."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .checkpoint import read_checkpoint
+from .graph import ParameterGraph, check_state_dict, to_graph
+from .representation import Representation
+from .settings import Settings
+from .tracking import Tracker
+from .zoo import Zoo, create_zoo, evaluate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def zoo_folder(settings: Settings) -> Path:
+    """Where a zoo of these settings lies: other settings, other folder."""
+    identity = json.dumps(settings.zoo.identity(), sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return settings.output / "zoos" / f"{settings.zoo.name}-{digest}"
+
+
+def make_zoo(settings: Settings) -> Zoo:
+    """Open the zoo of these settings, making it or the rest of it first."""
+    return create_zoo(settings.zoo, zoo_folder(settings))
+
+
+def graph_of_file(path: Path, factory: str, shape: str) -> tuple[ParameterGraph, tuple[str, ...]]:
+    """The graph of a checkpoint in the module that a factory builds, and what was unwrapped."""
+    checkpoint = read_checkpoint(path)
+    module_name, _, function = factory.partition(":")
+    if not function:
+        raise ValueError(f"--model must be package.module:factory, got '{factory}'")
+    try:
+        sizes = [int(s) for s in shape.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--input must be sizes such as 1,3,32,32, got '{shape}'") from error
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = getattr(importlib.import_module(module_name), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--model {factory}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    architecture = to_graph(module, torch.randn(sizes)).architecture
+    try:
+        check_state_dict(architecture, checkpoint.state_dict)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return ParameterGraph.from_state_dict(architecture, checkpoint.state_dict), checkpoint.unwrapped
+
+
+def train_one(settings: Settings) -> tuple[Path, str]:
+    """Train one representation with anchors to sample from; its folder and MLflow URI."""
+    from .evaluation.comparison import train_representation
+    from .evaluation.sampling import choose_anchors
+    from .progress import show_progress
+
+    zoo = make_zoo(settings)
+    name = f"{settings.model.encoder.name}-seed{settings.seed}"
+    folder = settings.output / "train" / f"{zoo_folder(settings).name}" / name
+    tracker = Tracker(settings.tracking)
+    params = {**settings.plain, "zoo": zoo.config.name, "encoder": settings.model.encoder.name}
+    params["settings"] = {k: settings.plain[k] for k in ("encoder", "zoo")}
+    with tracker.run(name, params, folder, resume=True) as run:
+        run.log_dataset(zoo.properties, zoo.config.name, str(zoo.path))
+        with show_progress(name, settings.training.num_steps) as on_step:
+            representation, _ = train_representation(
+                zoo, settings.model, settings.training, folder / "training", run, on_step=on_step
+            )
+        _, anchors, _ = choose_anchors(zoo, settings.evaluation.sampling.anchor_share)
+        representation.fit_anchors(anchors).save_pretrained(folder / "model")
+        uri = run.log_model(folder / "model", settings.model.encoder.name)
+    return folder / "model", uri
+
+
+def embed_inputs(model: str, inputs: Sequence[Path], output: Path) -> pd.DataFrame:
+    """Embeddings of files or of one zoo as a table with columns e0, e1, ..., written whole."""
+    import pandas as pd
+
+    representation = Representation.from_pretrained(model)
+    if len(inputs) == 1 and (inputs[0] / "zoo.json").is_file():
+        zoo = Zoo.open(inputs[0])
+        embedding = representation.encode(zoo.graphs, batch_size=128, show_progress_bar=True)
+        table = zoo.properties
+    else:
+        embedding = representation.encode(list(inputs), show_progress_bar=True)
+        table = pd.DataFrame({"file": [str(p) for p in inputs]})
+    columns = pd.DataFrame(embedding, columns=[f"e{i}" for i in range(embedding.shape[1])])
+    table = pd.concat([table, columns], axis=1)
+    partial = output.with_name(output.name + ".partial")
+    table.to_parquet(partial)
+    partial.replace(output)
+    return table
+
+
+def probe_zoo(model: str, path: Path, settings: Settings) -> pd.DataFrame:
+    """Scores of every property of a zoo, a row each."""
+    import pandas as pd
+
+    from .evaluation.comparison import embed_splits, probe_all
+
+    zoo, representation = Zoo.open(path), Representation.from_pretrained(model)
+    embedding = embed_splits(representation, zoo)
+    rows = []
+    for score in probe_all(embedding, zoo, settings.evaluation.probes, settings.seed):
+        row: dict[str, object] = {"property": score.property}
+        for kind in ("r2", "kendall_tau", "accuracy"):
+            row[kind] = getattr(score, kind)
+            interval = getattr(score, f"{kind}_interval")
+            row[f"{kind} 95 %"] = "" if interval is None else "{:.2f} to {:.2f}".format(*interval)
+        rows.append({**row, "majority": score.majority})
+    return pd.DataFrame(rows)
+
+
+def sample_networks(
+    model: str, num: int, method: str, bandwidth: float, seed: int, zoo: Path | None, output: Path
+) -> pd.DataFrame:
+    """Write sampled state dicts, one safetensors file each; with a zoo, test them on its images."""
+    import pandas as pd
+    from safetensors.torch import save_file
+
+    representation = Representation.from_pretrained(model)
+    graphs = representation.sample(num, method=method, bandwidth=bandwidth, seed=seed)  # type: ignore[arg-type]
+    output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    opened = None if zoo is None else Zoo.open(zoo)
+    images = None if opened is None else opened.images()
+    for number, graph in enumerate(graphs):
+        path = output / f"sample-{number:04d}.safetensors"
+        partial = path.with_suffix(".partial")
+        save_file(dict(graph.state_dict()), partial)
+        partial.replace(path)
+        row: dict[str, object] = {"file": path.name, "architecture": graph.architecture.name}
+        if opened is not None and images is not None:
+            same = opened.properties["architecture"] == graph.architecture.fingerprint
+            if not same.any():
+                raise ValueError(f"{zoo}: holds no network of '{graph.architecture.name}'")
+            module = graph.load_into(opened.network(int(same.to_numpy().argmax())))
+            row["accuracy"] = evaluate(module, images.test_images, images.test_labels)[0]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def compare(
+    overrides: Sequence[str], encoders: Sequence[str], seeds: Sequence[int], name: str
+) -> None:
+    """Run a comparison, print its table and where to look."""
+    from rich.console import Console
+
+    from .evaluation.benchmark import run_benchmark
+    from .evaluation.recording import terminal_table
+
+    console = Console()
+    chosen = [Settings.load([*overrides, f"encoder={e}"]) for e in encoders]
+    first = chosen[0]
+    zoo = make_zoo(first)
+    folder = first.output / name
+    outcome = run_benchmark(
+        zoo,
+        [s.model for s in chosen],
+        first.training,
+        first.evaluation,
+        Tracker(first.tracking),
+        folder,
+        seeds=seeds,
+        settings={k: v for k, v in first.plain.items() if k not in ("encoder", "zoo")},
+    )
+    console.print(terminal_table(outcome.board, outcome.ground))
+    console.print(f"summary:  {folder / 'summary.json'}", highlight=False, soft_wrap=True)
+    for trial_name, uri in outcome.models.items():
+        console.print(f"model:    {trial_name:<20} {uri}", highlight=False, soft_wrap=True)
+    console.print("look at it: graphrep ui (or make ui)", highlight=False)

@@ -1,0 +1,203 @@
+"""How a network is trained and judged: the one training loop over images.
+
+Everything follows from seeds and one thread, so that a member's weights are
+the same bits whichever process trains it. Knows no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import Member
+from .images import Images
+from .initialisation import initialise
+from .networks import build_network
+from .optimisers import FlatOptimiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network's values and metrics after one epoch of its training."""
+
+    epoch: int
+    state_dict: dict[str, Tensor]
+    train_accuracy: float  # over the member's own part of the train images
+    train_loss: float
+    test_accuracy: float
+    test_loss: float
+    diverged: bool  # some value or loss is not finite
+
+    @property
+    def generalisation_gap(self) -> float:
+        """Train accuracy minus test accuracy."""
+        return self.train_accuracy - self.test_accuracy
+
+
+def train_member(member: Member, images: Images, epochs: Collection[int]) -> list[Checkpoint]:
+    """Train one network and keep it at each of `epochs`; 0 is its start.
+
+    A network whose values cease to be finite is carried on and flagged.
+    """
+    generator = torch.Generator().manual_seed(member.seed + 1)
+    rows = own_train_rows(member, images)
+    checkpoints = []
+    with single_thread(), torch.random.fork_rng(devices=[]):
+        module = build_network(member.network, images.input_shape, images.num_classes)
+        initialise(
+            module, member.init, gain=member.init_gain, std=member.init_std, seed=member.seed
+        )
+        torch.manual_seed(member.seed + 2)  # dropout
+        optimiser = FlatOptimiser(
+            module,
+            member.optimiser,
+            member.learning_rate,
+            weight_decay=member.weight_decay,
+            momentum=member.momentum,
+        )
+        with optimiser:
+            for epoch in range(max(epochs) + 1):
+                if epoch > 0:
+                    batches = _epoch_batches(rows, member.batch_size, generator)
+                    _fit(module, optimiser, images, batches, member.label_smoothing)
+                if epoch in epochs:
+                    checkpoints.append(_checkpoint(module, epoch, rows, images))
+    return checkpoints
+
+
+def own_train_rows(member: Member, images: Images) -> Tensor:
+    """Positions of the train images that a member sees, ascending."""
+    num = len(images.train_labels)
+    generator = torch.Generator().manual_seed(member.seed)
+    chosen = torch.randperm(num, generator=generator)[: max(1, round(member.train_fraction * num))]
+    return chosen.sort().values
+
+
+def train_steps(
+    module: nn.Module,
+    images: Images,
+    *,
+    optimiser: str,
+    learning_rate: float,
+    num_steps: int,
+    batch_size: int,
+    seed: int,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+) -> None:
+    """Train a module in place on the train images, for instance to fine-tune a sampled one.
+
+    The same seed gives the same batches to every module. The module is left
+    in the mode that it came in, with gradients cleared.
+
+    Raises:
+        ValueError: unknown optimiser.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with (
+        torch.random.fork_rng(devices=[]),
+        FlatOptimiser(
+            module, optimiser, learning_rate, weight_decay=weight_decay, momentum=momentum
+        ) as flat,
+    ):
+        torch.manual_seed(seed)
+        rows = torch.arange(len(images.train_labels))
+        batches = _endless_batches(rows, batch_size, generator)
+        _fit(module, flat, images, islice(batches, num_steps))
+
+
+@torch.no_grad()
+def evaluate(
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    rows: Tensor | None = None,
+    batch_size: int = 512,
+) -> tuple[float, float]:
+    """Accuracy and mean cross-entropy in evaluation mode; the module's mode is restored.
+
+    Args:
+        images: [N, C, H, W], scaled as the module expects.
+        labels: int64 [N].
+        rows: Positions of the images to use; None for all.
+    """
+    was_training = module.training
+    module.eval()
+    correct, loss = 0, 0.0
+    rows = torch.arange(len(labels)) if rows is None else rows
+    for batch in rows.split(batch_size):
+        y = labels[batch]
+        logits = module(images[batch].contiguous(memory_format=torch.channels_last))
+        correct += int((logits.argmax(1) == y).sum())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+    module.train(was_training)
+    return correct / len(rows), loss / len(rows)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for torch's own loops: several would sum in another order."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _fit(
+    module: nn.Module,
+    optimiser: FlatOptimiser,
+    images: Images,
+    batches: Iterable[Tensor],
+    label_smoothing: float = 0.0,
+) -> None:
+    was_training = module.training
+    module.train()
+    for batch in batches:
+        x = images.train_images[batch].contiguous(memory_format=torch.channels_last)
+        y = images.train_labels[batch]
+        F.cross_entropy(module(x), y, label_smoothing=label_smoothing).backward()
+        optimiser.step()
+    module.train(was_training)
+
+
+def _epoch_batches(rows: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """One epoch's batches; a last batch of one, which batch norm cannot take, is left out."""
+    order = rows[torch.randperm(len(rows), generator=generator)]
+    batches = list(order.split(batch_size))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def _endless_batches(rows: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        yield from _epoch_batches(rows, batch_size, generator)
+
+
+def _checkpoint(module: nn.Module, epoch: int, rows: Tensor, images: Images) -> Checkpoint:
+    train_accuracy, train_loss = evaluate(
+        module, images.train_images, images.train_labels, rows=rows
+    )
+    test_accuracy, test_loss = evaluate(module, images.test_images, images.test_labels)
+    state_dict = {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
+    finite = all(bool(value.isfinite().all()) for value in state_dict.values())
+    return Checkpoint(
+        epoch=epoch,
+        state_dict=state_dict,
+        train_accuracy=train_accuracy,
+        train_loss=train_loss,
+        test_accuracy=test_accuracy,
+        test_loss=test_loss,
+        diverged=not (finite and math.isfinite(train_loss) and math.isfinite(test_loss)),
+    )

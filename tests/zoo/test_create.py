@@ -1,0 +1,251 @@
+"""Creating zoos: interruption, seeds, failures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from graphrep.zoo import Range, SearchSpace, Zoo, ZooConfig, create, create_zoo, layout
+from graphrep.zoo.staging import finished_members
+from tests.zoo.tiny import folder_hashes, tiny_config
+
+SLOWED = """
+import sys, time
+from pathlib import Path
+from graphrep.zoo import create, create_zoo
+from tests.zoo.tiny import tiny_config
+
+make = create.Workshop.make
+def slowly(self, index):
+    make(self, index)
+    time.sleep(0.5)
+create.Workshop.make = slowly
+
+if __name__ == "__main__":
+    create_zoo(tiny_config(), sys.argv[1], num_workers=2, progress=False)
+"""
+
+
+def start_slowly(path: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
+    """The tiny zoo in a process of its own with two workers that dawdle between members."""
+    script = tmp_path / "slowly.py"
+    script.write_text(SLOWED)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.Popen([sys.executable, script, path], env=environment, stderr=subprocess.PIPE)
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_an_interrupted_and_resumed_zoo_equals_an_unbroken_one(
+    zoo: Zoo, tmp_path: Path, blow: signal.Signals
+) -> None:
+    path = tmp_path / "broken"
+    process = start_slowly(path, tmp_path)
+    wait_until(lambda: process.poll() is not None or len(finished_members(path)) >= 2)
+    workers = children(process.pid)
+    process.send_signal(blow)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    wait_until(lambda: all(is_gone(pid) for pid in workers), 10)
+
+    done = finished_members(path)
+    assert 2 <= len(done) < 8, "the blow fell too early or too late to show anything"
+    with pytest.raises(ValueError, match=r"unfinished.*resumes"):
+        Zoo.open(path)
+    kept = {i: (path / f"members/{i:07d}.safetensors").stat().st_mtime_ns for i in done}
+    trained: list[int] = []
+
+    def count(workshop: create.Workshop, index: int, make=create.Workshop.make) -> None:  # type: ignore[no-untyped-def]
+        trained.append(index)
+        make(workshop, index)
+        assert all(
+            (path / f"members/{i:07d}.safetensors").stat().st_mtime_ns == t for i, t in kept.items()
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create.Workshop, "make", count)
+        create_zoo(tiny_config(), path, num_workers=0, progress=False)
+    assert sorted(trained) == sorted(set(range(8)) - done)
+    assert folder_hashes(path) == folder_hashes(zoo.path)
+
+
+def test_a_crash_between_any_two_writes_of_the_last_steps_is_mended(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = tmp_path / "staged"
+    with monkeypatch.context() as patch:
+        patch.setattr(create, "consolidate", lambda path: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            create_zoo(tiny_config(), staged, num_workers=0, progress=False)
+    assert len(finished_members(staged)) == 8
+
+    crashes = 0
+    while True:
+        path = tmp_path / f"crash{crashes}"
+        shutil.copytree(staged, path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", failing_after(crashes, os.replace))
+            try:
+                create_zoo(tiny_config(), path, num_workers=0, progress=False)
+            except Crash:
+                crashes += 1
+            else:
+                break
+        create_zoo(tiny_config(), path, num_workers=0, progress=False)
+        assert folder_hashes(path) == folder_hashes(zoo.path)
+    assert crashes >= 4  # at least two shards, the properties, the header
+
+
+class Crash(Exception):
+    """Stands for a process that dies."""
+
+
+def failing_after(count: int, replace_file: object) -> object:
+    def fail_or_replace(*arguments: object) -> None:
+        nonlocal count
+        if count == 0:
+            raise Crash
+        count -= 1
+        replace_file(*arguments)  # type: ignore[operator]
+
+    return fail_or_replace
+
+
+def test_a_crash_before_the_staging_area_was_removed_is_mended(zoo: Zoo, tmp_path: Path) -> None:
+    path = tmp_path / "zoo"
+    shutil.copytree(zoo.path, path)
+    (path / "members").mkdir()
+    (path / "members" / "0000003.json").write_text("{}")
+    assert len(Zoo.open(path)) == len(zoo)
+    create_zoo(tiny_config(), path, num_workers=0, progress=False)
+    assert folder_hashes(path) == folder_hashes(zoo.path)
+
+
+def test_one_seed_gives_the_same_bytes_with_any_workers_and_another_seed_others(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    again = create_zoo(tiny_config(), tmp_path / "again", num_workers=2, progress=False)
+    assert folder_hashes(again.path) == folder_hashes(zoo.path)
+    config = tiny_config(seed=1, num_models=3)
+    other = create_zoo(config, tmp_path / "other", num_workers=0, progress=False)
+    ours = set(zoo.properties["learning_rate"])
+    assert ours.isdisjoint(other.properties["learning_rate"])
+
+
+def test_the_config_s_number_of_workers_is_no_part_of_the_zoo(zoo: Zoo) -> None:
+    before = folder_hashes(zoo.path)
+    same = create_zoo(tiny_config(num_workers=3), zoo.path, progress=False)
+    assert same.config == zoo.config
+    assert folder_hashes(zoo.path) == before
+
+
+def test_another_config_in_the_folder_is_an_error_that_lists_the_differences(zoo: Zoo) -> None:
+    config = tiny_config(epochs=3, search=SearchSpace(weight_decay=Range(high=1e-3)))
+    with pytest.raises(ValueError) as error:
+        create_zoo(config, zoo.path, progress=False)
+    message = str(error.value)
+    assert "finished zoo of another config" in message
+    assert "epochs: 2 there, 3 now" in message
+    assert "search.weight_decay.high: 0.01 there, 0.001 now" in message
+    assert "num_models" not in message
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match=r"not a zoo, it holds thesis\.tex"):
+        create_zoo(tiny_config(), tmp_path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(ValueError, match="is a file"):
+        create_zoo(tiny_config(), tmp_path / "thesis.tex", progress=False)
+
+
+def test_two_creations_of_one_folder_exclude_each_other(tmp_path: Path) -> None:
+    with (
+        create._exclusive(tmp_path),
+        pytest.raises(ValueError, match="another process is creating this zoo"),
+    ):
+        create_zoo(tiny_config(), tmp_path, progress=False)
+    with create._exclusive(tmp_path):
+        pass  # the first one let go
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_failing_member_is_named_with_its_hyperparameters(
+    tmp_path: Path, num_workers: int
+) -> None:
+    config = failing_config()
+    with pytest.raises(RuntimeError) as error:
+        create_zoo(config, tmp_path / "zoo", num_workers=num_workers, progress=False)
+    assert "member 0 of zoo 'tiny' failed with" in str(error.value)
+    assert "batch_size=1," in str(error.value)
+
+
+def failing_config() -> ZooConfig:
+    """Batch norm over a batch of one, which torch refuses."""
+    config = tiny_config(num_models=2)
+    search = replace(config.search, batch_size=(1,))
+    network = replace(config.networks[1], batch_norm=True)
+    return replace(config, search=search, networks=(network,))
+
+
+def test_a_network_too_deep_for_the_images_fails_before_any_training(tmp_path: Path) -> None:
+    network = replace(tiny_config().networks[0], hidden=(2, 2, 2, 2))
+    with pytest.raises(ValueError, match="halves an image 4 times; images of 8 pixels"):
+        create_zoo(tiny_config(networks=(network,)), tmp_path / "zoo", progress=False)
+    assert not (tmp_path / "zoo" / layout.HEADER_FILE).exists()
+
+
+def test_a_diverged_member_is_kept_and_flagged(tmp_path: Path) -> None:
+    rates = {"sgd": Range(choices=(1e-3, 1e30))}
+    search = SearchSpace(optimiser=("sgd",), learning_rate=rates, momentum=Range(choices=(0.9,)))
+    config = tiny_config(num_models=6, search=search)
+    properties = create_zoo(config, tmp_path, num_workers=0, progress=False).properties
+    assert len(properties) == 18
+    trained = properties[properties["epoch"] > 0]
+    wild = trained["learning_rate"] > 1
+    assert wild.any() and not wild.all()
+    assert trained.loc[wild, "diverged"].all()
+    assert not trained.loc[~wild, "diverged"].any()
+    assert not properties.loc[properties["epoch"] == 0, "diverged"].any()
+
+
+def test_resuming_under_other_versions_or_images_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(create, "consolidate", lambda path: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            create_zoo(tiny_config(num_models=3), tmp_path, num_workers=0, progress=False)
+    header = layout.read_header(tmp_path)
+    layout.write_header(tmp_path, {**header, "images_sha256": "0"})
+    with pytest.raises(ValueError, match="begun with other images 'digits'"):
+        create_zoo(tiny_config(num_models=3), tmp_path, num_workers=0, progress=False)
+    layout.write_header(tmp_path, {**header, "versions": {"torch": "1.0"}})
+    with pytest.warns(UserWarning, match=r"begun with \{'torch': '1.0'\}"):
+        create_zoo(tiny_config(num_models=3), tmp_path, num_workers=0, progress=False)
