@@ -146,8 +146,8 @@ def view_key(benchmark_id: str) -> str:
 
 def _send_view(client: MlflowClient, run_id: str, event: Mapping[str, Any]) -> None:
     """Arrange the list of one benchmark's runs, as MLflow's pages read it."""
-    columns = [f"params.`{name}`" for name in event["params"]]
-    columns += [f"metrics.`{name}`" for name in event["metrics"]]
+    names = {f"metrics.`{name}`": name for name in event["metrics"]}
+    names |= {f"params.`{name}`": name for name in event["params"]}
     state = {
         "searchFilter": f"tags.benchmark_id = '{event['benchmark_id']}'",
         "orderByKey": "attributes.start_time",
@@ -156,7 +156,9 @@ def _send_view(client: MlflowClient, run_id: str, event: Mapping[str, Any]) -> N
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
-        "selectedColumns": columns,
+        "selectedColumns": list(names),
+        "columnOrder": list(names),
+        "columnWidths": {column: max(80, 30 + 7 * len(name)) for column, name in names.items()},
     }
     experiment_id = client.get_run(run_id).info.experiment_id
     tag = VIEW_TAG + view_key(event["benchmark_id"])

@@ -10,9 +10,11 @@ Knows when to send and when not to; what sending a thing means stands in `sendin
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -96,15 +98,16 @@ class Server:
         self._settle_run_id(record)
         if state.status == "RUNNING" and state.sent_status not in ("", "RUNNING"):
             client.update_run(state.run_id, status="RUNNING")  # taken up again
-        for event, position in record.events(state.sent_events):
-            with _leaving_out_what_cannot_be_sent(record, event["kind"]):
-                sending.send_event(client, record, event)
-            state.sent_events = position
-            record.save()
+        # Metrics first: they arrive even where artifacts have no place to go.
         for metrics, position in sending.metric_batches(record):
             with _leaving_out_what_cannot_be_sent(record, "metrics"):
                 client.log_batch(state.run_id, metrics=metrics)
             state.sent_metrics = position
+            record.save()
+        for event, position in record.events(state.sent_events):
+            with _leaving_out_what_cannot_be_sent(record, event["kind"]):
+                sending.send_event(client, record, event)
+            state.sent_events = position
             record.save()
         if state.status != "RUNNING" and state.sent_status != state.status:
             client.set_terminated(state.run_id, state.status, state.ended_ms)
@@ -151,15 +154,35 @@ def connect(config: TrackingConfig) -> MlflowClient:
     if config.is_server:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    new_store = config.database is not None and not config.database.exists()
-    if new_store:
-        Console(stderr=True).print(f"Making MLflow's store {config.database}: once, about 10 s ...")
+        # MLflow prints two lines a run into progress bars.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    for name in ("alembic", "mlflow.store.db.utils"):  # a line for each of its migrations
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # our warning says it
 
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # a line for each of its migrations
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=config.store_uri, registry_uri=config.store_uri)
+    if config.database is None:
+        return MlflowClient(tracking_uri=config.store_uri, registry_uri=config.store_uri)
+    with _alone_in(config.database.parent):
+        if not config.database.exists():
+            notice = f"Making MLflow's store {config.database}: once, about 10 s ..."
+            Console(stderr=True).print(notice, soft_wrap=True, highlight=False)
+        client = MlflowClient(tracking_uri=config.store_uri, registry_uri=config.store_uri)
+        client.search_experiments(max_results=1)  # makes or migrates the tables
+    return client
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out while a store's tables are made: MLflow's own lock does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def find_or_create_experiment(client: MlflowClient, name: str, config: TrackingConfig) -> str:
@@ -189,6 +212,8 @@ def in_short(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
+    if within := re.search(r"Caused by (\w+\(.*\))\)", text):
+        text = within[1]
     return text if len(text) <= 200 else text[:200] + " ..."
 
 

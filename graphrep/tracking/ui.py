@@ -6,6 +6,7 @@ Knows MLflow's server command and the addresses of its pages.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,17 +51,16 @@ class Pages:
 
     def links(self) -> str:
         """Where to look, a line each."""
-        everything = f"{self.url}/#/experiments?workflowType=machine_learning"
-        places = [("all experiments", everything)]
+        places = []
         if self.comparison is not None:
-            charts = ("charts, newest comparison", comparison_url(self.url, self.comparison))
             places = [
-                charts,
+                ("newest comparison, charts", comparison_url(self.url, self.comparison)),
                 ("its runs as a table", table_url(self.url, self.comparison)),
-                *places,
             ]
             if self.comparison.summary_run_id:
-                places = [("its summary", summary_url(self.url, self.comparison)), *places]
+                places.append(("its summary", summary_url(self.url, self.comparison)))
+        everything = f"{self.url}/#/experiments?workflowType=machine_learning"
+        places.append(("all experiments", everything))
         return "\n".join(f"{name + ':':27}{url}" for name, url in places)
 
 
@@ -170,8 +170,9 @@ def start_ui(config: TrackingConfig, port: int = 5000) -> Iterator[Pages]:
 
 
 def serve_ui(config: TrackingConfig, port: int = 5000) -> None:
-    """Serve the pages until Ctrl-C, and print where to look; errors as `start_ui`."""
+    """Serve the pages until Ctrl-C or SIGTERM, and print where to look; errors as `start_ui`."""
     console = Console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that MLflow's server ends too
     console.print(f"Starting MLflow's pages on {config.store_uri}, about 10 s ...")
     try:
         with start_ui(config, port) as pages:

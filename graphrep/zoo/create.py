@@ -72,25 +72,33 @@ def create_zoo(
     num_workers = _resolve_workers(config if num_workers is None else num_workers)
     with _exclusive(path):
         if not _is_finished(path, config):
-            images = load_images(
-                config.images, train_limit=config.train_limit, test_limit=config.test_limit
-            )
-            _begin(path, config, images)
-            missing = sorted(set(range(config.num_models)) - finished_members(path))
-            with show_progress(
-                f"zoo {config.name}", config.num_models, config.num_models - len(missing), progress
-            ) as advance:
-                if num_workers == 0:
-                    workshop = Workshop(config, path, images)
-                    for index in missing:
-                        workshop.make(index)
-                        advance()
-                elif missing:
-                    save_images(images, path / layout.MEMBERS / _IMAGES_FILE)
-                    _make_in_pool(config, path, missing, min(num_workers, len(missing)), advance)
+            try:
+                _train_missing(config, path, num_workers, progress)
+            except KeyboardInterrupt as interrupt:
+                interrupt.add_note(f"{path}: finished members are kept; the same call resumes")
+                raise
             consolidate(path)
         remove_staging(path)
     return Zoo.open(path)
+
+
+def _train_missing(config: ZooConfig, path: Path, num_workers: int, progress: bool) -> None:
+    """Fill the staging area with the members that it lacks."""
+    images = load_images(
+        config.images, train_limit=config.train_limit, test_limit=config.test_limit
+    )
+    _begin(path, config, images)
+    missing = sorted(set(range(config.num_models)) - finished_members(path))
+    num_done = config.num_models - len(missing)
+    with show_progress(f"zoo {config.name}", config.num_models, num_done, progress) as advance:
+        if num_workers == 0:
+            workshop = Workshop(config, path, images)
+            for index in missing:
+                workshop.make(index)
+                advance()
+        elif missing:
+            save_images(images, path / layout.MEMBERS / _IMAGES_FILE)
+            _make_in_pool(config, path, missing, min(num_workers, len(missing)), advance)
 
 
 class Workshop:

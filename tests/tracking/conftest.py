@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_server import LocalServer
 
 from graphrep.tracking import TrackingConfig
 from graphrep.tracking.server import connect
+from tests.tracking.local_server import LocalServer
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from local_server import LocalServer
 
 from graphrep.tracking import (
     Run,
@@ -21,6 +21,7 @@ from graphrep.tracking import (
     server as server_module,
 )
 from graphrep.tracking.server import connect
+from tests.tracking.local_server import LocalServer
 
 NUM_STEPS = 40
 
@@ -90,7 +91,7 @@ def test_a_server_down_from_the_start_loses_nothing(
         assert resolve_model(run.log_model(model(tmp_path), "graph")).is_relative_to(folder)
     with tracker.run("another", {}, tmp_path / "another"):
         pass
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
     assert server.num_requests <= 1
     (warning,) = warnings_of(caplog)
     assert server.url in warning and str(folder) in warning
@@ -133,7 +134,7 @@ def test_a_server_down_in_the_middle_loses_nothing(
         if fault == "dies":
             server.start()
         run.log_model(model(tmp_path), "graph")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     messages = warnings_of(caplog)
     assert "cannot be used" in messages[0]
     if comes_back:
@@ -158,18 +159,16 @@ def test_a_server_that_swallows_requests_is_given_up_in_bounded_time(
         started = time.monotonic()
         with Tracker(config).run("r", {}, tmp_path / "run") as run:
             work(run, range(NUM_STEPS))
-    assert time.monotonic() - started < 4  # one attempt of 1 s, not one a step
+    assert time.monotonic() - started < 8  # one attempt of 1 s, not one a step
     assert len(warnings_of(caplog)) == 1
 
 
 def test_bounds_are_set_for_mlflow_but_never_over_the_users(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import os
-
     config = TrackingConfig(uri=f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "x")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")  # so that it is restored
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     connect(config)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
@@ -194,10 +193,10 @@ def test_what_a_server_refuses_for_good_does_not_hold_up_the_rest(
 ) -> None:
     config = TrackingConfig(uri=server.url)
     with Tracker(config).run("r", {}, tmp_path / "run") as run:
-        run.set_tags({"mlflow.runName": ""})  # MLflow allows no empty name
+        run.log_dataset(pd.DataFrame({"a": [1]}), "name" * 200, "source")  # too long a name
         run.log_text("after", "after.md")
     assert "after.md" in {file.path for file in connect(config).list_artifacts(run.id)}
-    assert any("refused tags" in message for message in warnings_of(caplog))
+    assert any("refused dataset" in message for message in warnings_of(caplog))
 
 
 def test_a_run_deleted_at_the_server_is_made_anew(server: LocalServer, tmp_path: Path) -> None:
@@ -209,3 +208,24 @@ def test_a_run_deleted_at_the_server_is_made_anew(server: LocalServer, tmp_path:
         second.log_metrics({"loss": 0.5}, 1)
     assert second.id != first.id
     assert [m.step for m in connect(config).get_metric_history(second.id, "loss")] == [0, 1]
+
+
+def test_a_broken_upload_of_a_model_goes_on_in_the_same_model(
+    server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def broken(self: MlflowClient, model_id: str, local_dir: str) -> None:
+        raise ConnectionResetError("in the middle")
+
+    config = TrackingConfig(uri=server.url)
+    with Tracker(config).run("r", {"seed": 1}, tmp_path / "run") as run:
+        run_id = run.id
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_model_artifacts", broken)
+            run.log_model(model(tmp_path), "graph")
+    assert replay(tmp_path / "run", config) == run_id
+    path = resolve_model(f"runs:/{run_id}/graph", config.uri)
+    assert (path / "model.safetensors").read_bytes() == b"weights"
+    experiment = connect(config).get_run(run_id).info.experiment_id
+    assert len(connect(config).search_logged_models([experiment])) == 1

@@ -41,8 +41,9 @@ def test_the_base_file_states_the_defaults() -> None:
     base = compose("digits_demo")
     default = ZooConfig(name="digits_demo", images="digits")
     kept = SearchSpace(activation=base.search.activation, dropout=base.search.dropout)
-    networks = {"networks": base.networks, "network_weights": base.network_weights}
-    assert base == replace(default, search=kept, **networks)
+    assert base == replace(
+        default, search=kept, networks=base.networks, network_weights=base.network_weights
+    )
     assert base != default
 
 

@@ -95,6 +95,23 @@ def test_an_interrupted_and_resumed_zoo_equals_an_unbroken_one(
     assert folder_hashes(path) == folder_hashes(zoo.path)
 
 
+def test_a_worker_that_is_killed_ends_the_run_with_advice(tmp_path: Path) -> None:
+    path = tmp_path / "zoo"
+    process = start_slowly(path, tmp_path)
+    wait_until(lambda: process.poll() is not None or finished_members(path))
+    worker = next(pid for pid in children(process.pid) if is_training(pid))
+    os.kill(worker, signal.SIGKILL)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "a worker process was killed, perhaps for want of memory" in stderr.decode()
+    assert finished_members(path)
+
+
+def is_training(pid: int) -> bool:
+    """A worker, not the process that tracks resources for all of them."""
+    return "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+
+
 def test_a_crash_between_any_two_writes_of_the_last_steps_is_mended(
     zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +180,18 @@ def test_the_config_s_number_of_workers_is_no_part_of_the_zoo(zoo: Zoo) -> None:
     same = create_zoo(tiny_config(num_workers=3), zoo.path, progress=False)
     assert same.config == zoo.config
     assert folder_hashes(zoo.path) == before
+
+
+def test_progress_shows_the_rate_on_stderr_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config(num_models=3)
+    create_zoo(config, tmp_path / "quiet", num_workers=0, progress=False)
+    assert capsys.readouterr() == ("", "")
+    create_zoo(config, tmp_path / "loud", num_workers=0)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "zoo tiny" in err and "3/3" in err and "a minute" in err
 
 
 def test_another_config_in_the_folder_is_an_error_that_lists_the_differences(zoo: Zoo) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +112,7 @@ def test_splits_follow_the_seed_and_are_never_written_again(zoo: Zoo, tmp_path: 
 
 
 def test_views_keep_rows_graphs_and_properties_together(zoo: Zoo) -> None:
-    view = zoo.split("train").select(lambda_mask(zoo.split("train")))
+    view = zoo.split("train").select(last_epochs(zoo.split("train")))
     assert 0 < len(view) < len(zoo.split("train"))
     assert list(view.properties.index) == list(range(len(view)))
     assert (view.properties["epoch"] == 2).all()
@@ -127,7 +129,7 @@ def test_views_keep_rows_graphs_and_properties_together(zoo: Zoo) -> None:
         zoo.select(np.array([True]))
 
 
-def lambda_mask(zoo: Zoo) -> object:
+def last_epochs(zoo: Zoo) -> object:
     return zoo.properties["epoch"] == 2
 
 
@@ -247,3 +249,14 @@ def test_a_damaged_zoo_is_an_error_that_names_the_place(
 def test_a_path_without_anything_is_not_a_zoo(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a zoo, it does not exist"):
         Zoo.open(tmp_path / "nowhere")
+
+
+def test_importing_zoos_loads_no_table_or_plotting_library() -> None:
+    heavy = ("pandas", "pyarrow", "sklearn", "rich", "omegaconf", "safetensors", "torch._dynamo")
+    code = f"import sys, graphrep.zoo; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    assert found.stdout.decode().strip() == "[]"
+    code = code.replace("graphrep.zoo", "pandas")
+    control = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert "pandas" in control.stdout.decode()

@@ -1,0 +1,96 @@
+"""Slow, obvious oracles that fast paths are compared with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphrep.architecture import Architecture
+from graphrep.encoders import GraphEncoder
+from graphrep.encoders.message_passing import Message, Round
+from graphrep.graph import ParameterGraph
+from graphrep.scaling import ROLES
+
+
+def explicit_units(encoder: GraphEncoder, architecture: Architecture, values: Tensor) -> Tensor:
+    """Unit states [N, C] of one network by gathering and scattering along explicit edges.
+
+    Reads the PyG view: edges that share block, source and target are one bundle.
+    """
+    data = ParameterGraph(architecture, values).to_pyg()
+    names = {u.name: i for i, u in enumerate(architecture.units)}
+    num_nodes = sum(u.size for u in architecture.units)
+    state = _start_without_numbers(encoder, architecture, values)
+    bundles: dict[int, tuple[Tensor, Tensor]] = {}
+    for number, block in enumerate(architecture.blocks):
+        chosen = data.edge_block == number
+        ends = data.edge_index[:, chosen]
+        number_of = data.edge_attr[chosen, 0]
+        role = encoder.role.weight[ROLES.index(block.role) if block.role in ROLES else -1]
+        position = data.edge_attr[chosen, 1:]
+        feature = torch.cat([position, role.expand(len(position), -1)], 1)
+        if block.source is None:
+            if block.target is not None:
+                functions = encoder.diagonal(feature) / block.num_features**0.5
+                state.index_add_(0, ends[1], number_of.unsqueeze(1) * functions)
+            continue
+        functions = encoder.kernel(feature) / block.num_features**0.5
+        pair, where = torch.unique(ends, dim=1, return_inverse=True)
+        shape = (pair.shape[1], functions.shape[1])
+        total = values.new_zeros(shape).index_add_(0, where, number_of.unsqueeze(1) * functions)
+        edge = encoder.edge_start(F.gelu(total)) + total[:, : encoder.config.edge_dim]
+        bundles[number] = (pair, edge)
+    for layer in encoder.rounds:
+        assert isinstance(layer, Round)
+        state, bundles = _round(layer, architecture, state, bundles, names, num_nodes)
+    return state
+
+
+def _start_without_numbers(
+    encoder: GraphEncoder, architecture: Architecture, values: Tensor
+) -> Tensor:
+    """The encoder's own start on a network whose diagonal numbers are all zero."""
+    from graphrep.encoders import Batch
+
+    zero = Batch(architecture, torch.zeros_like(values).unsqueeze(0), 8)
+    start = encoder._start(zero)
+    return torch.cat([start[u.name] for u in architecture.units], 1)[0].clone()
+
+
+def _round(layer, architecture, state, bundles, names, num_nodes):
+    normal = layer.norm(state)
+    incoming, outgoing = torch.zeros_like(state), torch.zeros_like(state)
+    count_in, count_out = torch.zeros(len(names)), torch.zeros(len(names))
+    owner = torch.cat([torch.full((u.size,), i) for i, u in enumerate(architecture.units)])
+    updated = {}
+    for number, (pair, edge) in bundles.items():
+        block = architecture.blocks[number]
+        source, target = normal[pair[0]], normal[pair[1]]
+        inner = layer.edge_in(edge) + layer.edge_target(target) + layer.edge_source(source)
+        edge = edge + layer.edge_out(F.gelu(inner))
+        updated[number] = (pair, edge)
+        reached = owner == names[block.target]
+        incoming[reached] += _message(layer.forward_message, edge, source, pair[1], num_nodes)[
+            reached
+        ]
+        reached = owner == names[block.source]
+        outgoing[reached] += _message(layer.backward_message, edge, target, pair[0], num_nodes)[
+            reached
+        ]
+        count_in[names[block.target]] += 1
+        count_out[names[block.source]] += 1
+    incoming = incoming / count_in.clamp(min=1)[owner].unsqueeze(1)
+    outgoing = outgoing / count_out.clamp(min=1)[owner].unsqueeze(1)
+    return layer.units(state, normal, incoming, outgoing), updated
+
+
+def _message(message: Message, edge: Tensor, neighbour: Tensor, at: Tensor, num: int) -> Tensor:
+    value = message.value(neighbour).view(-1, message.edge_dim, message.value_dim)
+    mixed = (edge.unsqueeze(2) * value).flatten(1)
+    carried = torch.cat([mixed, edge, edge.square()], 1)
+    total = carried.new_zeros(num, carried.shape[1]).index_add_(0, at, carried)
+    degree = torch.zeros(num, dtype=carried.dtype).index_add_(
+        0, at, torch.ones(len(at), dtype=carried.dtype)
+    )
+    return message.out(total / degree.clamp(min=1).unsqueeze(1))
