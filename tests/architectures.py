@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +102,7 @@ class Functional(nn.Module):
 
 def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU, bias: bool = True) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
-    for i, (inner, outer) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inner, outer) in enumerate(pairwise(sizes)):
         layers += [nn.Linear(inner, outer, bias=bias)]
         if i < len(sizes) - 2:
             layers += [activation()]
@@ -130,14 +131,14 @@ def cnn(
 CASES = [
     Case("mlp", lambda: mlp(12, 9, 7, 4), (3, 12), (9, 7)),
     Case("mlp-tanh-flat-image", lambda: mlp(18, 8, 3, activation=nn.Tanh), (2, 2, 3, 3), (8,)),
-    Case("mlp-no-bias-gelu", lambda: mlp(6, 5, 5, 2, activation=nn.GELU, bias=False), (2, 6), (5, 5)),
+    Case("mlp-no-bias", lambda: mlp(6, 5, 5, 2, activation=nn.GELU, bias=False), (2, 6), (5, 5)),
     Case("mlp-one-output", lambda: mlp(6, 5, 1, activation=nn.Sigmoid), (2, 6), (5,)),
     Case("mlp-width-one", lambda: mlp(1, 1, 1, activation=nn.SiLU), (2, 1), (1,)),
     Case("cnn-flatten-2x2", cnn, (2, 3, 8, 8), (8, 6)),
     Case("cnn-global-pool", lambda: cnn(whole=True, place=1), (2, 3, 8, 8), (8, 6)),
     Case("cnn-batch-norm", lambda: cnn(norm=True, bias=False), (2, 3, 8, 8), (8, 6)),
-    Case("cnn-avg-pool-stride", lambda: cnn(stride=2, pool=nn.AvgPool2d(2)), (2, 3, 12, 12), (8, 6)),
-    Case("cnn-odd-kernel", lambda: cnn(kernel=(2, 5), activation=nn.LeakyReLU), (2, 3, 8, 8), (8, 6)),
+    Case("cnn-stride", lambda: cnn(stride=2, pool=nn.AvgPool2d(2)), (2, 3, 12, 12), (8, 6)),
+    Case("cnn-odd-kernel", lambda: cnn((2, 5), activation=nn.LeakyReLU), (2, 3, 8, 8), (8, 6)),
     Case("resnet-projection", lambda: ResNet("projection"), (2, 3, 8, 8), (8, 8, 16, 16, 16)),
     # the padded shortcut carries the 8 channels of the first stage into the second
     Case("resnet-padded", lambda: ResNet("padded"), (2, 3, 8, 8), (8, 8, 16, 8, 16)),
@@ -145,7 +146,8 @@ CASES = [
     Case(
         "depthwise",
         lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.Hardswish(),
+            nn.Conv2d(3, 8, 1), nn.ReLU6(),
+            nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.Hardswish(),
             nn.Conv2d(8, 5, 1), nn.Flatten(), nn.Linear(20, 4),
         ),
         (2, 3, 4, 4),

@@ -94,7 +94,7 @@ def train(
         losses = _losses(model, architecture, theta, config, _generator(config.seed, run.step))
         if not torch.isfinite(losses["loss"]):
             raise FloatingPointError(
-                f"the loss is {float(losses['loss'])} at step {run.step}; the last checkpoint is "
+                f"the loss is {float(losses['loss'].detach())} at step {run.step}; the last checkpoint is "
                 f"kept in {folder}. Try a lower training.learning_rate than {config.learning_rate}."
             )
         run.update(losses["loss"])

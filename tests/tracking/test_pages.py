@@ -37,7 +37,9 @@ def query_of(url: str) -> dict[str, list[str]]:
 
 
 def test_the_newest_benchmark_is_found_and_linked(config: TrackingConfig, tmp_path: Path) -> None:
-    connect(config).create_experiment("graphrep")
+    assert newest_comparison(config) is None
+    with Tracker(config).run("alone", {}, tmp_path / "alone"):
+        pass
     assert newest_comparison(config) is None
     benchmark(config, tmp_path, "first one")
     benchmark(config, tmp_path, "second one")

@@ -1,4 +1,4 @@
-"""The zoo that the tests of this folder share."""
+"""What several folders of tests share: one tiny zoo, trained once a session."""
 
 from __future__ import annotations
 
