@@ -1,33 +1,43 @@
 """Networks are data: parameter graphs, representations of them, and new weights.
 
-Public names are loaded when first used, so that importing graphrep costs little
-more than importing torch.
+Public names are loaded when first used, so that `graphrep --help` needs no torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .architecture import Architecture as Architecture
-from .graph import ParameterGraph as ParameterGraph, to_graph as to_graph
-from .symmetry import (
-    Permutation as Permutation,
-    align as align,
-    random_permutation as random_permutation,
-)
-
 if TYPE_CHECKING:
+    from .architecture import Architecture as Architecture
+    from .graph import ParameterGraph as ParameterGraph, to_graph as to_graph
     from .representation import Representation as Representation
+    from .symmetry import (
+        Permutation as Permutation,
+        align as align,
+        random_permutation as random_permutation,
+    )
     from .zoo import Zoo as Zoo
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Architecture": ".architecture",
+    "ParameterGraph": ".graph",
+    "Permutation": ".symmetry",
+    "Representation": ".representation",
+    "Zoo": ".zoo",
+    "align": ".symmetry",
+    "random_permutation": ".symmetry",
+    "to_graph": ".graph",
+}
+
 
 def __getattr__(name: str) -> object:
-    if name == "Zoo":
-        from .zoo import Zoo
+    if name not in _HOMES:
+        raise AttributeError(f"module 'graphrep' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
 
-        return Zoo
-    if name == "Representation":
-        from .representation import Representation
 
-        return Representation
-    raise AttributeError(f"module 'graphrep' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -37,12 +37,12 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
                 f"'{override}' is not an override. Write group=choice or key=value; groups: "
                 + ", ".join(f"{g} ({', '.join(choices(g))})" for g in groups())
             )
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             config = hydra_compose("config", overrides=list(overrides))
             return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(_explain(error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(error, overrides)) from error
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -55,7 +55,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
-        raise ValueError(_explain(error)) from error
+        raise ValueError(_explain(error, overrides)) from error
     return [list(combination) for combination in batch]
 
 
@@ -69,14 +69,14 @@ def choices(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """One message that says what is valid, from Hydra's."""
     text = " ".join(str(error).split())
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found[1])
     if found := re.search(r"In '[^']*': Could not find '([^']+)/([^']+)'", text):
         return f"{found[1]} has no choice '{found[2]}'; choices: {', '.join(choices(found[1]))}"
-    return text
+    return f"{' '.join(overrides)}: {text.partition(' See https')[0]}"
 
 
 def _unknown_key(key: str) -> str:

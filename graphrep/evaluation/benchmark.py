@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..figures.style import colours
 from ..model import ModelConfig
 from ..progress import show_progress
 from ..tracking import Tracker
@@ -19,6 +20,15 @@ from .sampling import Ground, prepare
 
 if TYPE_CHECKING:
     import pandas as pd
+
+HEADLINES = (  # the columns of MLflow's list of runs
+    "probe_tau/test_accuracy",
+    "probe_r2/test_accuracy",
+    "probe_tau/epoch",
+    "sample_joint/mean_accuracy",
+    "sample_joint/finetuned_accuracy",
+    "cost/train_seconds",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +78,16 @@ def run_benchmark(
                     "zoo": zoo.config.identity(),
                 },
             }
-            tags = {"benchmark_id": benchmark_id, "kind": "trial"}
-            with tracker.run(name, params, folder / name, tags=tags, resume=True) as run:
+            encoder = model.encoder.name
+            tags = {"benchmark_id": benchmark_id, "kind": "encoder", "encoder": encoder}
+            with tracker.run(
+                f"{encoder} seed {seed}",
+                params,
+                folder / name,
+                tags=tags,
+                colour=colours([encoder])[encoder],
+                resume=True,
+            ) as run:
                 run.log_dataset(zoo.properties, zoo.config.name, str(zoo.path))
                 with show_progress(name, own.num_steps, visible=progress) as on_step:
                     trial = run_trial(
@@ -78,9 +96,10 @@ def run_benchmark(
                 uris[name] = record_trial(run, trial, zoo, folder / name)
             trials.append(trial)
     params = {**settings, "encoder": "summary", "zoo": zoo.config.name, "seed": str(list(seeds))}
-    tags = {"benchmark_id": benchmark_id, "kind": "summary"}
+    tags = {"benchmark_id": benchmark_id, "kind": "summary", "encoder": "summary"}
     with tracker.run("summary", params, folder / "summary", tags=tags, resume=True) as run:
         board = record_summary(run, trials, ground, zoo, folder)
+        run.arrange_comparison(benchmark_id, HEADLINES)
     return Outcome(trials, ground, board, uris, benchmark_id)
 
 

@@ -70,11 +70,12 @@ class Trial:
             for kind in ("r2", "kendall_tau", "accuracy"):
                 value = getattr(score, kind)
                 if value is not None:
-                    found[f"probe_{kind}/{score.property}"] = value
+                    section = "tau" if kind == "kendall_tau" else kind
+                    found[f"probe_{section}/{score.property}"] = round(value, 4)
         for method in self.samples.graphs:
             for name, value in self.samples.scores(method).items():
-                found[f"sample_{method}/{name}"] = value
-        found["cost/train_seconds"] = self.training.train_seconds
+                found[f"sample_{method}/{name}"] = round(value, 4)
+        found["cost/train_seconds"] = round(self.training.train_seconds, 1)
         found["cost/num_parameters"] = self.num_parameters
         return found
 
@@ -184,7 +185,7 @@ def leaderboard(trials: Sequence[Trial]) -> pd.DataFrame:
         row: dict[str, Any] = {"encoder": trial.encoder}
         for name, value in metrics.items():
             section, _, property_name = name.partition("/")
-            if section == "probe_kendall_tau":
+            if section == "probe_tau":
                 row[f"tau {property_name}"] = value
         row |= {
             "R2 test_accuracy": metrics.get("probe_r2/test_accuracy"),

@@ -123,12 +123,13 @@ def losses_of(trials: Sequence[Trial], folder: Path) -> pd.DataFrame:
 def description(board: pd.DataFrame, ground: Ground, zoo: Zoo) -> str:
     """The summary run's page: what was compared, the leaderboard, the floors."""
     baselines = "\n".join(f"- {k.replace('_', ' ')}: {v:.3f}" for k, v in ground.baselines.items())
+    across = board.set_index("encoder").T.rename_axis("measure").reset_index()
     return (
-        f"### {zoo.config.name}: {zoo.properties['model'].nunique()} networks, "
-        f"{len(zoo)} checkpoints\n\nProbes are scored on held-out networks; samples are drawn "
-        f"near {len(ground.anchors)} anchors, all tokens of a network jointly unless said "
-        f"otherwise, and tested on images that chose no anchor.\n\n{markdown(board)}\n\n"
-        f"Floors and ceilings:\n\n{baselines}\n"
+        f"{markdown(across)}\n\nFloors and ceilings:\n\n{baselines}\n\n"
+        f"Zoo **{zoo.config.name}**: {zoo.properties['model'].nunique()} networks, {len(zoo)} "
+        "checkpoints. Probes are scored on held-out networks; samples are drawn near "
+        f"{len(ground.anchors)} anchors, all tokens of a network jointly unless said otherwise, "
+        "and tested on images that chose no anchor.\n"
     )
 
 
@@ -145,8 +146,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
-    return str(value)
+        return "–" if value != value else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+    return "–" if value is None else str(value)
 
 
 def terminal_table(board: pd.DataFrame, ground: Ground) -> Table:

@@ -8,6 +8,7 @@ neither YAML nor MLflow: metrics go to a function that the caller hands in.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -92,10 +93,11 @@ def train(
         started = time.perf_counter()
         architecture, theta = order.batch(run.step)
         losses = _losses(model, architecture, theta, config, _generator(config.seed, run.step))
-        if not torch.isfinite(losses["loss"]):
+        loss = float(losses["loss"].detach())
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {float(losses['loss'].detach())} at step {run.step}; the last checkpoint is "
-                f"kept in {folder}. Try a lower training.learning_rate than {config.learning_rate}."
+                f"the loss is {loss} at step {run.step}; the last checkpoint is kept in {folder}. "
+                f"Try a lower training.learning_rate than {config.learning_rate}."
             )
         run.update(losses["loss"])
         run.seconds += time.perf_counter() - started
