@@ -22,6 +22,8 @@ from graphrep.workflows import make_zoo
 
 VARIANTS = {
     "masked (base)": [],
+    "numbers 0.3": ["training.views.mask_unit=number"],
+    "numbers 0.5": ["training.views.mask_unit=number", "training.views.mask_ratio=0.5"],
     "no mask": ["training.views.mask_ratio=0"],
     "mask 0.5": ["training.views.mask_ratio=0.5"],
     "hidden x3": ["training.hidden_weight=3"],

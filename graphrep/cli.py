@@ -97,7 +97,7 @@ def embed(
     from .workflows import embed_inputs
 
     table = embed_inputs(model, inputs, output)
-    _say(f"{len(table)} networks, {table.filter(like='e').shape[1]} columns: {output}")
+    _say(f"{len(table)} networks, {len(table.columns)} columns: {output}")
 
 
 @app.command()
@@ -148,7 +148,10 @@ def benchmark(
     """Compare encoders on one zoo: one recorded run each, and a summary in MLflow."""
     from .workflows import compare
 
-    numbers = [int(s) for s in seeds.split(",")]
+    try:
+        numbers = [int(s) for s in seeds.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds must be whole numbers by comma, got '{seeds}'") from error
     compare(overrides or [], encoders.split(","), numbers, name)
 
 

@@ -281,6 +281,8 @@ class Representation(
         cls, *, model_id: str, config: Any = None, **kwargs: Any
     ) -> Representation:
         folder = Path(model_id)
+        if folder.is_absolute() and not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; expected a saved Representation")
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 

@@ -103,7 +103,7 @@ EOF
 without_scatter() {
     say "torch-scatter: $1"
     say "graphrep works without it: reductions over explicit edges fall back on"
-    say "torch.segment_reduce, slower, same results; \`make scatter\` tries to build it"
+    say "torch.scatter_reduce, maximum and softmax slower, same results; \`make scatter\` tries to build it"
 }
 
 # An optional part: whatever happens here, set-up goes on.

@@ -1,10 +1,15 @@
-"""Slow, obvious oracles that fast paths are compared with."""
+"""Slow, obvious oracles that fast paths are compared with.
+
+Reductions over explicit edges are PyG's: by torch-scatter where it is installed,
+by torch's own otherwise.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric.utils import scatter
 
 from graphrep.architecture import Architecture
 from graphrep.encoders import GraphEncoder
@@ -33,12 +38,11 @@ def explicit_units(encoder: GraphEncoder, architecture: Architecture, values: Te
         if block.source is None:
             if block.target is not None:
                 functions = encoder.diagonal(feature) / block.num_features**0.5
-                state.index_add_(0, ends[1], number_of.unsqueeze(1) * functions)
+                state += scatter(number_of.unsqueeze(1) * functions, ends[1], 0, num_nodes, "sum")
             continue
         functions = encoder.kernel(feature) / block.num_features**0.5
         pair, where = torch.unique(ends, dim=1, return_inverse=True)
-        shape = (pair.shape[1], functions.shape[1])
-        total = values.new_zeros(shape).index_add_(0, where, number_of.unsqueeze(1) * functions)
+        total = scatter(number_of.unsqueeze(1) * functions, where, 0, pair.shape[1], "sum")
         edge = encoder.edge_start(F.gelu(total)) + total[:, : encoder.config.edge_dim]
         bundles[number] = (pair, edge)
     for layer in encoder.rounds:
@@ -89,8 +93,4 @@ def _message(message: Message, edge: Tensor, neighbour: Tensor, at: Tensor, num:
     value = message.value(neighbour).view(-1, message.edge_dim, message.value_dim)
     mixed = (edge.unsqueeze(2) * value).flatten(1)
     carried = torch.cat([mixed, edge, edge.square()], 1)
-    total = carried.new_zeros(num, carried.shape[1]).index_add_(0, at, carried)
-    degree = torch.zeros(num, dtype=carried.dtype).index_add_(
-        0, at, torch.ones(len(at), dtype=carried.dtype)
-    )
-    return message.out(total / degree.clamp(min=1).unsqueeze(1))
+    return message.out(scatter(carried, at, 0, num, "mean"))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADLINE = "test_accuracy"
+MAP_SIZE = 3  # networks that a map needs at least
 
 
 def record_trial(run: Run, trial: Trial, zoo: Zoo, folder: Path) -> str:
@@ -31,7 +32,8 @@ def record_trial(run: Run, trial: Trial, zoo: Zoo, folder: Path) -> str:
     run.log_table(scores, "probes")
     run.log_table(trial.samples.table, "samples")
     test = zoo.split("test").properties
-    run.log_figure(embedding_picture(trial, test), "embedding_map")
+    if len(test) >= MAP_SIZE:
+        run.log_figure(embedding_picture(trial, test), "embedding_map")
     predicted = predictions_of([trial])
     if predicted:
         run.log_figure(figures.predicted_against_true(predicted, HEADLINE), "predicted_accuracy")
@@ -100,7 +102,7 @@ def record_summary(
     run.log_figure(figures.finetuning_curves(pd.concat([joint, ground.scratch])), "finetuning")
     run.log_figure(figures.loss_curves(losses_of(trials, folder)), "losses")
     for trial in trials:
-        if trial.encoder in ("graph", "token"):
+        if trial.encoder in ("graph", "token") and len(trial.embedding) >= MAP_SIZE:
             picture = embedding_picture(trial, zoo.split("test").properties)
             run.log_figure(picture, f"embedding_map_{trial.encoder}_{trial.seed}")
     architecture = ground.anchors[0].architecture

@@ -50,7 +50,9 @@ def embedding_map(
         raise ValueError(f"embedding_map needs at least 3 networks, got {len(embedding)}")
     places, axis_labels = _pca(embedding) if method == "pca" else _tsne(embedding, seed)
     with style():
-        figure, axes = panels(len(colour_by), size=(4.1, 3.4))
+        figure, axes = panels(
+            len(colour_by), columns=2 if len(colour_by) == 4 else 3, size=(4.1, 3.4)
+        )
         for ax, name in zip(axes, colour_by, strict=True):
             _panel(figure, ax, places, properties[name], name)
             ax.set(title=f"by {label(name).split(' (')[0]}", xlabel=axis_labels[0])

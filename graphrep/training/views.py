@@ -24,13 +24,16 @@ class ViewConfig:
 
     permute: bool = True
     noise: float = 0.05  # relative deviation of the multiplicative noise
-    mask_ratio: float = 0.3  # share of tokens hidden
+    mask_ratio: float = 0.3  # share hidden
+    mask_unit: str = "token"  # what is hidden at a time: a whole token or a single number
     erase: float = 0.0  # probability of hiding one contiguous 2 to 33 % of theta (2021)
 
     def __post_init__(self) -> None:
         for name in ("mask_ratio", "erase"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"views.{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.mask_unit not in ("token", "number"):
+            raise ValueError(f"views.mask_unit must be token or number, got '{self.mask_unit}'")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +58,11 @@ def make_view(
         theta = reorder_theta(architecture, theta, random_permutation(architecture, generator))
     target = scaling(theta, architecture)
     noise = 1 + config.noise * torch.randn(target.shape, generator=generator)
-    visible = _masked(
-        token_grid(architecture, token_size), len(theta), config.mask_ratio, generator
-    )
+    if config.mask_unit == "token":
+        grid = token_grid(architecture, token_size)
+        visible = _masked(grid, len(theta), config.mask_ratio, generator)
+    else:
+        visible = torch.rand(target.shape, generator=generator) >= config.mask_ratio
     if config.erase:
         visible = visible & _erased(target.shape, config.erase, generator)
     return View(target, target * noise * visible, visible)
