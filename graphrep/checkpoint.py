@@ -80,7 +80,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         unwrapped.append(step)
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
-        kinds = ", ".join(f"'{k}' ({type(v).__name__})" for k, v in list(content.items())[:8])
+        kinds = ", ".join(f"{k!r} ({type(v).__name__})" for k, v in list(content.items())[:8])
         raise ValueError(
             f"{path}: holds no tensors by name, found {kinds or 'nothing'}. Save weights with "
             f"{SAVE_TENSORS}, or put the state dict under {' or '.join(CONTAINERS[:2])}."
@@ -168,9 +168,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        # An open file, as of a path torch would believe the suffix.
+        with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of pickle that are refused right after
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
         text = str(error)
         if "weights_only" not in text and "WeightsUnpickler" not in text:

@@ -107,7 +107,7 @@ def record_summary(
             run.log_figure(picture, f"embedding_map_{trial.encoder}_{trial.seed}")
     architecture = ground.anchors[0].architecture
     run.log_figure(figures.architecture_picture(architecture), "architecture")
-    run.log_metrics({f"baseline/{k}": v for k, v in ground.baselines.items()}, 0)
+    run.log_metrics({f"baseline/{k}": round(v, 4) for k, v in ground.baselines.items()}, 0)
     run.set_description(description(board, ground, zoo))
     return board
 
