@@ -60,7 +60,7 @@ class ParameterGraph:
         buffers = {
             t.name: state_dict[t.name].detach().clone()
             for t in architecture.tensors
-            if t.offset is None and t.tied_to is None
+            if t.offset is None and t.tied_to is None and t.name in state_dict
         }
         return cls(architecture, theta, buffers)
 
@@ -167,6 +167,8 @@ def check_state_dict(architecture: Architecture, state_dict: Mapping[str, Any]) 
     problems = []
     for spec in architecture.tensors:
         value = state_dict.get(spec.name)
+        if value is None and spec.name.endswith("num_batches_tracked"):
+            continue  # files of old torch versions lack it; torch itself takes it for 0
         if value is None:
             problems.append(f"{spec.name}: missing, expected {list(spec.shape)}")
         elif tuple(value.shape) != spec.shape:

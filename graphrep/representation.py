@@ -22,7 +22,7 @@ from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .checkpoint import read_checkpoint
+from .checkpoint import Checkpoint, read_checkpoint
 from .decoders import DecoderConfig
 from .encoders import (
     EncoderConfig,
@@ -31,7 +31,7 @@ from .encoders import (
     StatisticsEncoderConfig,
     TokenEncoderConfig,
 )
-from .graph import ParameterGraph, check_state_dict, to_graph
+from .graph import ParameterGraph, to_graph
 from .model import ModelConfig, WeightModel
 from .sampling import Method, sample_latents
 from .symmetry import align
@@ -136,35 +136,40 @@ class Representation(
         if isinstance(item, nn.Module) and example_inputs is not None:
             return to_graph(item, example_inputs)
         if isinstance(item, nn.Module):
-            state, name = dict(item.state_dict()), type(item).__name__
+            found = Checkpoint(Path(type(item).__name__), dict(item.state_dict()))
         elif isinstance(item, str | os.PathLike):
-            state, name = read_checkpoint(Path(item)).state_dict, str(item)
+            found = read_checkpoint(Path(item))
         else:
             raise ValueError(
                 f"cannot encode a {type(item).__name__}: pass parameter graphs, modules or files"
             )
-        return ParameterGraph.from_state_dict(architecture or self._recognise(state, name), state)
+        if architecture is None:
+            return self._recognise(found)
+        return ParameterGraph.from_state_dict(
+            architecture, found.matched(architecture.tensor).state_dict
+        )
 
-    def _recognise(self, state: dict[str, Tensor], name: str) -> Architecture:
-        """The one architecture of training that has these names and shapes."""
+    def _recognise(self, found: Checkpoint) -> ParameterGraph:
+        """The graph of the one architecture of training that has these names and shapes."""
         fitting = []
         for candidate in self.architectures.values():
+            state = found.matched(candidate.tensor).state_dict
             try:
-                check_state_dict(candidate, state)
+                fitting.append(ParameterGraph.from_state_dict(candidate, state))
             except ValueError:
                 continue
-            fitting.append(candidate)
         if len(fitting) == 1:
             return fitting[0]
-        known = ", ".join(a.name for a in (fitting or self.architectures.values())) or "none"
+        close = [g.architecture for g in fitting] or list(self.architectures.values())
+        known = ", ".join(a.name for a in close) or "none"
         what = (
             f"fits {len(fitting)} architectures that differ in what no weight shows ({known})"
             if fitting
             else f"fits none of the architectures that this model was trained on ({known})"
         )
         raise ValueError(
-            f"{name}: {what}. Pass architecture=, or a module with example_inputs=, or a graph "
-            "from graphrep.to_graph(module, example_inputs)."
+            f"{found.path}: {what}. Pass architecture=, or a module with example_inputs=, or a "
+            "graph from graphrep.to_graph(module, example_inputs)."
         )
 
     # Sampling -----------------------------------------------------------------

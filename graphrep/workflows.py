@@ -53,6 +53,7 @@ def graph_of_file(path: Path, factory: str, shape: str) -> tuple[ParameterGraph,
     finally:
         sys.path.pop(0)
     architecture = to_graph(module, torch.randn(sizes)).architecture
+    checkpoint = checkpoint.matched(architecture.tensor)
     try:
         check_state_dict(architecture, checkpoint.state_dict)
     except ValueError as error:

@@ -25,7 +25,6 @@ from .real_checkpoints import (
     DATA,
     Known,
     RealCase,
-    ResNet20,
     real_images,
 )
 
@@ -112,9 +111,7 @@ def test_every_tensor_is_placed_and_groups_are_as_large_as_known(case: RealCase)
     )
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.build is not ResNet20], ids=lambda c: c.name
-)
+@every_file
 def test_a_file_is_taken_without_its_module(case: RealCase) -> None:
     graph = graphrep.to_graph(case.module(), case.example())
     stored = case.checkpoint().state_dict
