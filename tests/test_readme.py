@@ -23,7 +23,8 @@ def test_every_command_that_is_shown_exists() -> None:
     from graphrep.cli import app
 
     commands = {c.callback.__name__ for c in app.registered_commands if c.callback}
-    shown = set(re.findall(r"^graphrep (\w+)", README, re.MULTILINE))
+    shell = README.partition("## Five minutes of the command line")[2].split("```")[1]
+    shown = set(re.findall(r"^graphrep (\w+)", shell, re.MULTILINE))
     assert shown and shown <= commands
 
 
