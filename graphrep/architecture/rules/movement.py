@@ -1,0 +1,155 @@
+"""Rules of data movement: the labels do what the data do. Constants carry none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..labels import NONE, ZERO, Activation, Reference
+from .call import Call, give_up, rule, settings, tensors_in
+
+
+def move(call: Call, labels: Tensor, value: Tensor) -> Any:
+    """Do to the labels what was done to the values."""
+
+    def swap(argument: Any) -> Any:
+        if argument is value:
+            return labels
+        if isinstance(argument, list | tuple):
+            return type(argument)(swap(a) for a in argument)
+        return argument
+
+    if call.name in ("view", "_unsafe_view", "reshape"):
+        return labels.reshape(call.out.shape)
+    return run_on_labels(call.func, tuple(swap(a) for a in call.args), call.kwargs)
+
+
+def run_on_labels(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a movement on int64 labels, as float64 where it knows no integers."""
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "memory_format")}
+    try:
+        return func(*args, **kwargs)
+    except (RuntimeError, NotImplementedError):
+        whole = func(*_cast(args, torch.float64), **kwargs)
+        return _cast(whole, torch.int64)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.float64):
+        return value.to(dtype)
+    if isinstance(value, list | tuple):
+        return type(value)(_cast(v, dtype) for v in value)
+    return value
+
+
+@rule(
+    "view _unsafe_view reshape t transpose permute unsqueeze squeeze expand slice select split "
+    "split_with_sizes unsafe_split unsafe_split_with_sizes unsafe_chunk unbind chunk narrow "
+    "movedim unfold diagonal repeat flip roll "
+    "pixel_shuffle pixel_unshuffle channel_shuffle unflatten flatten upsample_nearest1d "
+    "upsample_nearest2d upsample_nearest3d reflection_pad1d reflection_pad2d reflection_pad3d "
+    "replication_pad1d replication_pad2d replication_pad3d"
+)
+def movement(call: Call) -> None:
+    """Data movement: the labels move with the data."""
+    value = call.args[0]
+    tracked = call.tracked(value)
+    if tracked is None:
+        return
+    outs = tensors_in(call.out)
+    if isinstance(tracked, Reference):
+        moved = [tensors_in(move(call, coords, value)) for coords in tracked.coords]
+        for i, out in enumerate(outs):
+            coords = tuple(m[i] for m in moved)
+            call.results.append((out, Reference(tracked.name, coords, plain=False)))
+        return
+    moved_labels = tensors_in(move(call, tracked.labels, value))
+    producer = tracked.producer if call.name in ("view", "_unsafe_view", "reshape") else ""
+    for out, labels in zip(outs, moved_labels, strict=True):
+        call.give(labels, out, producer)
+    if call.name in ("flip", "roll", "pixel_shuffle", "pixel_unshuffle") or "pad" in call.name:
+        call.record([tracked.labels], moved_labels, **settings(call))
+
+
+@rule("clone _to_copy detach alias contiguous lift_fresh lift_fresh_copy to positive copy")
+def copies(call: Call) -> None:
+    """A copy carries the labels of its original."""
+    tracked = call.tracked(call.args[0])
+    if tracked is not None:
+        call.results.append((call.out, tracked))
+
+
+@rule("copy_")
+def overwrite(call: Call) -> None:
+    """An assignment carries the labels of what is assigned."""
+    call.give(call.labels(call.args[1]), call.out)
+
+
+@rule("cat stack")
+def join(call: Call) -> None:
+    """Concatenation: labels stand beside each other."""
+    parts = call.args[0]
+    labels = [zero_or(call, part) for part in parts]
+    dim = call.arg(1, "dim", 0)
+    call.give((torch.cat if call.name == "cat" else torch.stack)(labels, dim))
+
+
+def zero_or(call: Call, part: Tensor) -> Tensor:
+    """Labels of a part of a concatenation; constants that are zero tell nothing apart."""
+    if call.tracked(part) is None and not part.is_meta and not bool(part.any()):
+        return torch.full((1,) * part.dim(), ZERO).expand(part.shape)
+    return call.labels(part)
+
+
+@rule("constant_pad_nd")
+def pad(call: Call) -> None:
+    """Padding: zeros tell nothing apart, other constants do."""
+    labels = call.labels(call.args[0])
+    value = call.arg(2, "value", 0)
+    padded = torch.constant_pad_nd(labels, call.args[1], ZERO if value == 0 else NONE)
+    call.record([labels], [padded], pad=call.args[1], value=value)
+    call.give(padded)
+
+
+@rule("as_strided")
+def restride(call: Call) -> None:
+    """Strided reading of a contiguous tensor moves labels; any other freezes them."""
+    value = call.args[0]
+    labels = call.labels(value)
+    if value.is_contiguous() and value.storage_offset() == 0:
+        call.give(labels.contiguous().as_strided(*call.args[1:3]))
+    else:
+        give_up(call)
+
+
+@rule("index index_select gather take_along_dim")
+def pick(call: Call) -> None:
+    """Indexing by constants moves labels; by computed indices it freezes those it can tell."""
+    value = call.args[0]
+    indices = tensors_in(call.args[1:])
+    tracked = call.tracked(value)
+    known = all(call.tracked(i) is None and not i.is_meta for i in indices)
+    if known and isinstance(tracked, Activation):
+        call.give(tensors_in(move(call, tracked.labels, value))[0])
+    elif known and isinstance(tracked, Reference):
+        moved = tuple(tensors_in(move(call, coords, value))[0] for coords in tracked.coords)
+        call.results.append((call.out, Reference(tracked.name, moved, plain=False)))
+    else:
+        give_up(call)
+
+
+@rule("zeros zeros_like new_zeros")
+def nothing(call: Call) -> None:
+    """Zeros tell no unit from another."""
+    call.give(torch.full((1,) * call.out.dim(), ZERO))
+
+
+@rule(
+    "empty empty_like new_empty empty_strided new_empty_strided ones ones_like new_ones full "
+    "full_like new_full arange scalar_tensor eye rand rand_like randn randn_like linspace "
+    "bernoulli _assert_tensor_metadata tril_indices triu_indices"
+)
+def constants(call: Call) -> None:
+    """A constant carries no labels; its values are looked at where it meets units."""
