@@ -242,7 +242,7 @@ def _notes(
                 notes[note] = None
     for spec in opaque:
         if spec.name not in told:
-            used = spec.name in {tensor for tensor, _ in ledger.axes} or not spec.shape
+            used = spec.name in ledger.touched
             why = "no axis of it could be placed" if used else "not used in the traced run"
             notes[Note(subject=spec.name, operation="opaque", module="", reason=why)] = None
     return list(notes)

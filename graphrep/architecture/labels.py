@@ -84,6 +84,7 @@ class Ledger:
         self.frozen: list[Tensor] = []
         self.colours: list[tuple[Tensor, Tensor]] = []
         self.uses: dict[str, Use] = {}
+        self.touched: set[str] = set()  # parameters that any operation read
         self.operations: list[dict] = []
         self.notes: list[tuple[Tensor | str, str, str, str]] = []  # subject, operation, module, why
         self.context: tuple[str, str] = ("", "")  # operation, module path

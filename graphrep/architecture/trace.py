@@ -228,7 +228,10 @@ class Recorder(TorchDispatchMode):
         return self.tracked[buffer]
 
     def lookup(self, value: Tensor) -> Tracked | None:
-        return self.tracked.get(value)
+        found = self.tracked.get(value)
+        if isinstance(found, Reference):
+            self.ledger.touched.add(found.name)
+        return found
 
     def __torch_dispatch__(
         self,
