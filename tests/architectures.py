@@ -154,6 +154,15 @@ CASES = [
         (8, 5),
     ),
     Case(
+        "explicit-padding",
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ZeroPad2d(1), nn.Conv2d(8, 4, 3),
+            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+        ),
+        (2, 3, 6, 6),
+        (8, 4),
+    ),
+    Case(
         "layer-norm-residual",
         lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3)),
         (2, 5, 6),

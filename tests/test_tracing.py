@@ -50,10 +50,23 @@ class Net(nn.Module):
         super().__init__()
         self.inner, self.outer = nn.Linear(4, width), nn.Linear(width, 3)
         self.between = between
-        self.register_buffer("colours", torch.tensor([1.0, 1, 2, 2, 2, 3])[:width])
+        self.register_buffer("colours", torch.tensor([1.0, 1, 2, 2, 2, 3]), persistent=False)
+        self.register_buffer("state", torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.between(self, torch.tanh(self.inner(x))))
+
+
+def double_a_part(_: Net, h: Tensor) -> Tensor:
+    h[:, :3].mul_(2)
+    return h
+
+
+def fill_fresh_memory(_: Net, h: Tensor) -> Tensor:
+    fresh = torch.empty_like(h)
+    fresh[:, ::2] = h[:, :3]
+    fresh[:, 1::2] = 2 * h[:, 3:]
+    return fresh
 
 
 def overwrite_half(_: Net, h: Tensor) -> Tensor:
@@ -72,11 +85,18 @@ BETWEEN = {  # sizes of the groups that may still be permuted
     ),
     "sum of a slice": (lambda net, h: h * h[:, :2].sum(-1, keepdim=True), [2, 4]),
     "constants": (lambda net, h: h * net.colours, [2, 3, 1]),
+    "values of a checkpoint": (lambda net, h: h * net.state, []),
     "equal constants": (lambda net, h: h * torch.full((6,), 2.0), [6]),
     "flip tied to itself": (lambda net, h: h + h.flip(-1), [3]),
     "gate": (lambda net, h: torch.cat([h[:, :3] * h[:, 3:].sigmoid()] * 2, -1), [3]),
     "cumulative sum": (lambda net, h: h.cumsum(-1), []),
     "sort": (lambda net, h: h.sort(-1).values, []),
+    "a part in place": (double_a_part, []),
+    "fresh memory": (fill_fresh_memory, []),
+    "padding of its own values": (lambda net, h: h + F.pad(h[:, :4], (1, 1)), [1, 1]),
+    # columns that read the padding may be exchanged
+    "windows": (lambda net, h: F.pad(h.unfold(1, 3, 1).sum(-1), (1, 1)), [2]),
+    "limits that differ": (lambda net, h: h.clamp(min=torch.arange(6) / 5 - 0.5), []),
     "overwritten view": (overwrite_half, []),
 }  # fmt: skip
 

@@ -86,6 +86,7 @@ class Ledger:
         self.uses: dict[str, Use] = {}
         self.touched: set[str] = set()  # parameters that any operation read
         self.operations: list[dict] = []
+        self.behaviour: list[str] = []  # every operation with its plain arguments
         self.notes: list[tuple[Tensor | str, str, str, str]] = []  # subject, operation, module, why
         self.context: tuple[str, str] = ("", "")  # operation, module path
 
@@ -121,13 +122,16 @@ class Ledger:
                 self.freeze(one[lonely], "it meets a value that may differ from unit to unit")
 
     def tie_along(self, labels: Tensor, dims: set[int]) -> Tensor:
-        """Make labels constant along `dims` by tying them; what is left, one of each."""
-        first = labels
+        """Make labels constant along `dims` by tying them; what is left, one of each.
+
+        A real label stands for its line even where padding comes first.
+        """
+        one = labels
         for dim in dims:
-            first = first.narrow(dim, 0, 1)
+            one = one.amax(dim, keepdim=True) if labels.stride(dim) else one.narrow(dim, 0, 1)
         if varying_dims(labels) & dims:
-            self.tie(labels, first.expand_as(labels))
-        return first
+            self.tie(labels, one.expand_as(labels))
+        return one
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """These atoms keep their places."""
@@ -139,7 +143,7 @@ class Ledger:
                 self.notes.append((atoms, *self.context, reason))
 
     def colour(self, labels: Tensor, colours: Tensor) -> None:
-        """Atoms may be exchanged only with those of the same first colour."""
+        """Atoms may be exchanged only with those that meet the same colours equally often."""
         labels, colours = drop_repeats(labels, colours)
         labels, colours = labels.reshape(-1), colours.reshape(-1)
         real = labels >= 0
@@ -147,12 +151,11 @@ class Ledger:
         if len(labels) == 0:
             return
         atoms, where = torch.unique(labels, return_inverse=True)
-        first = torch.full_like(atoms, torch.iinfo(torch.int64).max)
-        first.scatter_reduce_(0, where, colours, "amin")
-        if len(atoms) > 1 and len(torch.unique(first)) == len(atoms):
+        digests = torch.zeros_like(atoms).index_add_(0, where, _scatter_bits(colours))
+        if len(atoms) > 1 and len(torch.unique(digests)) == len(atoms):
             self.freeze(atoms, "each meets a value of its own")
         else:
-            self.colours.append((atoms, first))
+            self.colours.append((atoms, digests))
 
     def use(self, name: str, role: str, leader: str = "", lookup: bool = False) -> Use:
         """Note the first use of a parameter; later ones only add axis parts."""
@@ -190,11 +193,17 @@ def classify(ledger: Ledger) -> Classes:
     for operation, (atoms, values) in enumerate(ledger.colours):
         classes = of_atom[atoms]
         present = torch.unique(classes)
-        first = torch.full((num,), torch.iinfo(torch.int64).max)
-        first.scatter_reduce_(0, classes, values, "amin")
-        for c, value in zip(present.tolist(), first[present].tolist(), strict=True):
+        total = torch.zeros(num, dtype=torch.int64).index_add_(0, classes, _scatter_bits(values))
+        for c, value in zip(present.tolist(), total[present].tolist(), strict=True):
             colours[c].append((operation, value))
     return Classes(of_atom, num, frozen, [tuple(colours[c]) for c in range(num)])
+
+
+def _scatter_bits(numbers: Tensor) -> Tensor:
+    """Numbers spread over 64 bits, so that a sum of them tells multisets apart."""
+    mixed = (numbers + 1) * -7046029254386353131  # odd; int64 arithmetic wraps around
+    mixed = (mixed ^ (mixed >> 31)) * -4658895280553007687
+    return mixed ^ (mixed >> 29)
 
 
 def _components(num_atoms: int, ties: list[Tensor]) -> tuple[Tensor, int]:

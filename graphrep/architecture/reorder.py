@@ -85,7 +85,7 @@ def reorder_theta(
 def tensor_of(spec: TensorSpec, theta: Tensor) -> Tensor:
     """A stored tensor as a view of theta: [..., P] -> [..., *shape]."""
     assert spec.offset is not None, f"{spec.name} is not stored in theta"
-    return theta.narrow(-1, spec.offset, spec.numel).view(*theta.shape[:-1], *spec.shape)
+    return theta.narrow(-1, spec.offset, spec.numel).view((*theta.shape[:-1], *spec.shape))
 
 
 def read_block(architecture: Architecture, block: Block, theta: Tensor) -> Tensor:

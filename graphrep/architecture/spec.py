@@ -215,6 +215,7 @@ class Architecture:
     operations: tuple[Operation, ...] = ()
     notes: tuple[Note, ...] = field(default=(), compare=False)
     verified: bool = field(default=False, compare=False)  # symmetries checked numerically
+    behaviour: str = field(default="", compare=False)  # digest of the traced run's operations
 
     @cached_property
     def num_parameters(self) -> int:
@@ -252,7 +253,7 @@ class Architecture:
     def fingerprint(self) -> str:
         """Equal for equal designs: 16 hex digits over everything but name and notes."""
         content = self._content()
-        for key in ("name", "notes", "verified"):
+        for key in ("name", "notes", "verified", "behaviour"):
             del content[key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -288,6 +289,7 @@ class Architecture:
             operations=tuple(Operation(**_tuples(o)) for o in content["operations"]),
             notes=tuple(Note(**n) for n in content["notes"]),
             verified=content["verified"],
+            behaviour=content["behaviour"],
         )
 
     def __repr__(self) -> str:

@@ -9,8 +9,10 @@ but for constants that meet units, and the module is left as it was found.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ def trace(module: nn.Module, example_inputs: Inputs, name: str = "") -> Architec
     """
     tensors, sources = describe_tensors(module)
     ledger = Ledger()
-    recorder = Recorder(ledger, sources, set(_buffers(module)))
+    recorder = Recorder(ledger, sources, {t.name for t in tensors if t.role == "buffer"})
     args, kwargs = as_arguments(example_inputs, module)
     recorder.label_inputs((args, kwargs))
     with undisturbed(module), recorder.module_paths(module):
@@ -59,7 +61,9 @@ def trace(module: nn.Module, example_inputs: Inputs, name: str = "") -> Architec
     recorder.fix_outputs(output)
     statistics = {t for t, use in ledger.uses.items() if use.role in ("mean", "variance")}
     specs = assign_offsets(tensors, statistics)
-    return build_architecture(name or type(module).__name__, specs, ledger)
+    architecture = build_architecture(name or type(module).__name__, specs, ledger)
+    digest = hashlib.sha256("\n".join(ledger.behaviour).encode()).hexdigest()[:16]
+    return replace(architecture, behaviour=digest)
 
 
 def describe_tensors(module: nn.Module) -> tuple[list[TensorSpec], dict[str, Tensor]]:
@@ -125,11 +129,10 @@ def as_arguments(inputs: Inputs, module: nn.Module) -> tuple[tuple[Any, ...], di
             raise ValueError(
                 f"example_inputs must be a tensor, a tuple or a dict, got {type(inputs).__name__}"
             )
-    return tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, (args, kwargs))
-
-
-def _buffers(module: nn.Module) -> Iterator[str]:
-    return (name for name, _ in module.named_buffers(remove_duplicate=False))
+    # copies, so that a forward that writes into its inputs changes nothing of the caller's
+    return tree_map(
+        lambda v: v.detach().to(device).clone() if isinstance(v, Tensor) else v, (args, kwargs)
+    )
 
 
 @contextmanager
@@ -166,12 +169,20 @@ class Recorder(TorchDispatchMode):
         self.tracked: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.buffers: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.path: list[str] = []
-        self.cost: list[tuple[str, str]] = []
+        self.written: list[tuple[torch.UntypedStorage, list[Tracked]]] = []  # in part
         for name, tensor in sources.items():
             if name in buffers:
                 self.buffers[tensor] = name
-            elif tensor.is_floating_point() and tensor not in self.tracked:
-                self.tracked[tensor] = ledger.reference(name, tuple(tensor.shape))
+                if not tensor.dtype.is_floating_point:
+                    continue
+                # its values belong to one checkpoint: they may tell units apart in another
+                self.tracked[tensor] = _unlabelled(tensor)
+            elif isinstance(tensor, nn.Parameter) and tensor not in self.tracked:
+                known = tensor.is_floating_point()
+                shape = tuple(tensor.shape)
+                self.tracked[tensor] = (
+                    ledger.reference(name, shape) if known else _unlabelled(tensor)
+                )
 
     def label_inputs(self, inputs: Any) -> None:
         """Every element of a float input is a unit with an identity; whole numbers carry none."""
@@ -184,13 +195,18 @@ class Recorder(TorchDispatchMode):
                 self.ledger.freeze(atoms, "")
                 self.tracked[value] = Activation(atoms.view(value.shape))
             else:
-                labels = torch.full((1,) * value.dim(), NONE).expand(value.shape)
-                self.tracked[value] = Activation(labels)
+                self.tracked[value] = _unlabelled(value)
 
     def fix_outputs(self, output: Any) -> None:
         """What a network returns has an identity."""
-        for value in _leaves(output):
-            found = self.tracked.get(value)
+        values = output_tensors(output)
+        if not values:
+            raise ValueError(
+                f"the module returned no tensor but {type(output).__name__}; example_inputs must "
+                "lead it to return what it computes"
+            )
+        for value in values:
+            found = self.lookup(value)
             if isinstance(found, Activation):
                 atoms = torch.unique(found.labels[found.labels >= 0])
                 self.ledger.outputs.append(atoms)
@@ -231,6 +247,14 @@ class Recorder(TorchDispatchMode):
         found = self.tracked.get(value)
         if isinstance(found, Reference):
             self.ledger.touched.add(found.name)
+        if found is None:
+            for storage, pieces in self.written:
+                if _same_memory(value, storage):
+                    found = Stale(pieces)
+        if isinstance(found, Stale):
+            for piece in found.pieces:
+                self.ledger.give_up(piece, "part of its memory was overwritten")
+            self.tracked[value] = found = _unlabelled(value)
         return found
 
     def __torch_dispatch__(
@@ -241,60 +265,125 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        before = {id(t): self.tracked.get(t) for t in tensors_in([*args, *kwargs.values()])}
         out = func(*args, **kwargs)
-        operands = tensors_in([*args, *kwargs.values()])
         name = func._schema.name.removeprefix("aten::")
-        in_place = func._schema.is_mutable
-        if in_place and name not in RULES:
+        self.ledger.behaviour.append(f"{name}{_plain_arguments(args)}{_plain_arguments(kwargs)}")
+        written = _written(func, args, kwargs)
+        if written and name not in RULES:
             name = name.removesuffix("_")
-        if not any(v in self.tracked for v in operands) and name not in ("zeros", "new_zeros"):
+        operands = tensors_in([*args, *kwargs.values()])
+        if not any(self.lookup(v) for v in operands) and name not in ("zeros", "new_zeros"):
             return out
         self.ledger.context = (name, self.path[-1] if self.path else "")
         call = Call(name, func, args, kwargs, out, self.ledger, self.lookup, self.statistic)
         found = RULES.get(name)
-        (found.apply if found else give_up)(call)
-        before = self.tracked.get(args[0]) if in_place and args else None
+        try:
+            (found.apply if found else give_up)(call)
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError):
+            call.results.clear()  # a use that the rule did not foresee
+            give_up(call)
         for value, tracked in call.results:
             self.tracked[value] = tracked
-        if in_place and args and isinstance(args[0], Tensor):
-            self._spread_write(args[0], before)
+        for value in written:
+            self._spread_write(value, before.get(id(value)))
         return out
 
-    def _spread_write(self, written: Tensor, before: Tracked | None) -> None:
-        """Other views of memory that was written to no longer carry what their labels say."""
+    def _spread_write(self, written: Tensor, before: Tracked | Stale | None) -> None:
+        """Whoever reads memory of which a part was overwritten does not read what labels say."""
         after = self.tracked.get(written)
+        storage = written.untyped_storage()
+        whole = written.numel() * written.element_size() == storage.nbytes()
         same = (
             isinstance(before, Activation)
             and isinstance(after, Activation)
             and torch.equal(before.labels, after.labels)
         )
-        if same or written.is_meta:
+        if whole and same:
             return
-        memory = written.untyped_storage().data_ptr()
-        others = [
-            value
-            for value in self.tracked
-            if value is not written
-            and not value.is_meta
-            and value.untyped_storage().data_ptr() == memory
-        ]
-        for value in others:
-            reason = "part of its memory was overwritten"
-            self.ledger.give_up(self.tracked[value], reason)
-            if after is not None:
-                self.ledger.give_up(after, reason)
-            labels = torch.full((1,) * value.dim(), NONE).expand(value.shape)
-            self.tracked[value] = Activation(labels)
+        pieces: list[Tracked] = []
+        for tracked in (before, after):
+            pieces += tracked.pieces if isinstance(tracked, Stale) else [tracked] if tracked else []
+        for value in list(self.tracked):
+            if value is not written and _same_memory(value, storage) and _overlap(value, written):
+                own = self.tracked[value]
+                mine = own.pieces if isinstance(own, Stale) else [own]
+                self.tracked[value] = Stale([*mine, *pieces])
+        self.written.append((storage, pieces))
 
 
-def _leaves(output: Any) -> list[Tensor]:
-    """All tensors of an output: nested sequences, mappings, and objects that act as one."""
+@dataclass(frozen=True)
+class Stale:
+    """Memory that was overwritten in part: to read it gives up the labels of all its pieces."""
+
+    pieces: list[Tracked]
+
+
+def _unlabelled(value: Tensor) -> Activation:
+    return Activation(torch.full((1,) * value.dim(), NONE).expand(value.shape))
+
+
+def _same_memory(value: Tensor, storage: torch.UntypedStorage) -> bool:
+    try:
+        return value.untyped_storage()._cdata == storage._cdata
+    except (RuntimeError, NotImplementedError):  # sparse tensors have none
+        return False
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one storage share an element; large ones are taken to."""
+    size = a.untyped_storage().nbytes() // a.element_size()
+    if size > 1_000_000 or a.element_size() != b.element_size():
+        return True
+    touched = torch.zeros(size, dtype=torch.bool)
+    touched.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(touched.as_strided(b.shape, b.stride(), b.storage_offset()).any())
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an operation writes into."""
+    if not func._schema.is_mutable:
+        return []
     found = []
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif isinstance(leaf, Mapping):
-            found += _leaves(dict(leaf))
-        elif hasattr(leaf, "__dict__"):
-            found += [v for v in vars(leaf).values() if isinstance(v, Tensor)]
+    for number, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[number] if number < len(args) else kwargs.get(argument.name)
+            found += tensors_in(value)
+    return found
+
+
+def _plain_arguments(value: Any) -> str:
+    """Arguments without their tensors' values, for telling two runs apart."""
+    if isinstance(value, Tensor):
+        return "T"
+    if isinstance(value, Mapping):
+        return str({k: _plain_arguments(v) for k, v in value.items()})
+    if isinstance(value, list | tuple):
+        return f"({','.join(map(_plain_arguments, value))})"
+    return str(value)
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """All tensors of an output, however nested: containers, mappings, and objects' attributes."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.append(value)
+            return
+        if id(value) in seen or isinstance(value, str | bytes | nn.Module | type):
+            return
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, list | tuple | set | frozenset):
+            for item in value:
+                visit(item)
+        names = [*getattr(value, "__dict__", {}), *getattr(type(value), "__slots__", ())]
+        for name in names:
+            visit(getattr(value, name, None))
+
+    visit(output)
     return found

@@ -12,86 +12,133 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from .reorder import reorder_theta, tensor_of
 from .spec import Architecture, Note
-from .trace import Inputs, as_arguments, undisturbed
+from .trace import Inputs, as_arguments, output_tensors, undisturbed
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the outputs' largest magnitude
 
-_verified: dict[str, Architecture] = {}  # by fingerprint of the derived architecture
+_verified: dict[tuple[str, str], Architecture] = {}  # by fingerprint and the run's operations
 
 
 def verify(architecture: Architecture, module: nn.Module, example_inputs: Inputs) -> Architecture:
     """The architecture with every unit group that fails the check made fixed.
 
-    A module on `meta` cannot run: it comes back with `verified` False. Results
-    are kept by fingerprint, so one check an architecture is made in a process.
+    A module on `meta` cannot run: it comes back with `verified` False. A module that
+    cannot be checked otherwise has all its groups fixed. Results are kept by the
+    fingerprint and the operations of the run, so a process checks a design once.
     """
-    known = _verified.get(architecture.fingerprint)
+    key = architecture.fingerprint, architecture.behaviour
+    known = _verified.get(key)
     if known is not None:
         return replace(known, name=architecture.name)
     if any(t.is_meta for t in module.state_dict().values()):
         return architecture
     checked = _check(architecture, module, example_inputs)
-    _verified[architecture.fingerprint] = checked
+    _verified[key] = checked
     return checked
 
 
 def _check(architecture: Architecture, module: nn.Module, example_inputs: Inputs) -> Architecture:
     generator = torch.Generator().manual_seed(0)
+    reason = ""
     for dtype in (torch.float64, torch.float32):
         try:
-            twin = copy.deepcopy(module).to(dtype)
-            arguments = as_arguments(example_inputs, module)
-            arguments = tree_map(lambda v, dtype=dtype: _cast(v, dtype), arguments)
-            theta = random_theta(architecture, generator).to(dtype)
-            expected = _outputs(twin, architecture, theta, arguments)
+            trial = _Trial(architecture, module, example_inputs, dtype, generator)
             break
         except Exception as error:  # a module that cannot be copied or fixes its own dtype
             reason = f"{type(error).__name__}: {error}"
     else:
-        note = Note(
-            subject="symmetry", operation="verify", module="", reason=f"not checked: {reason}"
-        )
-        return replace(architecture, notes=(*architecture.notes, note))
+        return _fix(architecture, {u.name for u in architecture.units}, f"not checked ({reason})")
+    free = {u.name: u.size for u in architecture.units if not u.fixed and u.size > 1}
+    failed: set[str] = set()
+    while not trial.holds({n: s for n, s in free.items() if n not in failed}):
+        left = [n for n in free if n not in failed]
+        worst = {n for n in left if not trial.holds({n: free[n]})}
+        failed |= worst or set(left)
+    why = "reordering its units changed the outputs, so they keep their places"
+    return replace(_fix(architecture, failed, why), verified=True)
 
-    def holds(orders: dict[str, Tensor]) -> bool:
-        found = _outputs(twin, architecture, reorder_theta(architecture, theta, orders), arguments)
-        return all(
-            torch.allclose(f, e, rtol=0, atol=TOLERANCE[dtype] * max(1.0, float(e.abs().max())))
-            for f, e in zip(found, expected, strict=True)
-            if e.numel()
-        )
 
-    orders = {
-        u.name: torch.randperm(u.size, generator=generator)
-        for u in architecture.units
-        if not u.fixed and u.size > 1
-    }
-    if not all(bool(torch.isfinite(e).all()) for e in expected):
-        note = Note(
-            subject="symmetry",
-            operation="verify",
-            module="",
-            reason="not checked: outputs overflow",
-        )
-        return replace(architecture, notes=(*architecture.notes, note))
-    if holds(orders):
-        return replace(architecture, verified=True)
-    failed = {name for name, order in orders.items() if not holds({name: order})}
-    units = tuple(replace(u, kind="fixed") if u.name in failed else u for u in architecture.units)
+class _Trial:
+    """A copy of the module with two sets of random weights and the outputs they give."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        module: nn.Module,
+        example_inputs: Inputs,
+        dtype: torch.dtype,
+        generator: torch.Generator,
+    ) -> None:
+        self.architecture, self.dtype, self.generator = architecture, dtype, generator
+        self.twin = copy.deepcopy(module).to(dtype)
+        arguments = as_arguments(example_inputs, module)
+        self.arguments = tree_map(lambda v: _cast(v, dtype), arguments)
+        self._randomise_buffers()
+        self.thetas = [random_theta(architecture, generator).to(dtype) for _ in range(2)]
+        self.expected = [self._outputs(theta) for theta in self.thetas]
+        if not all(
+            bool(torch.isfinite(e.double()).all()) for found in self.expected for e in found
+        ):
+            raise ValueError("outputs of random weights are not finite")
+
+    def holds(self, sizes: dict[str, int]) -> bool:
+        """Whether reordering these groups keeps all outputs: a shift and two random orders."""
+        for theta, expected in zip(self.thetas, self.expected, strict=True):
+            for draw in range(3):
+                orders = {name: self._order(size, draw) for name, size in sizes.items()}
+                found = self._outputs(reorder_theta(self.architecture, theta, orders))
+                if not all(self._equal(f, e) for f, e in zip(found, expected, strict=True)):
+                    return False
+        return True
+
+    def _order(self, size: int, draw: int) -> Tensor:
+        if draw == 0:  # no unit stays, which a random order of few does not promise
+            return torch.arange(size).roll(1)
+        return torch.randperm(size, generator=self.generator)
+
+    def _equal(self, found: Tensor, expected: Tensor) -> bool:
+        if found.shape != expected.shape:
+            return False
+        if not expected.is_floating_point():
+            return torch.equal(found, expected)
+        if not expected.numel():
+            return True
+        atol = TOLERANCE[self.dtype] * max(1.0, float(expected.abs().max()))
+        return torch.allclose(found, expected, rtol=0, atol=atol)
+
+    def _randomise_buffers(self) -> None:
+        """Float buffers that ride along may hold anything in another checkpoint."""
+        for name, buffer in self.twin.named_buffers():
+            spec = self.architecture.tensor.get(name)
+            if spec is not None and spec.role == "buffer" and buffer.is_floating_point():
+                drawn = torch.rand(buffer.shape, generator=self.generator, dtype=torch.float64)
+                buffer.data.copy_(drawn + 0.5)
+
+    @torch.no_grad()
+    def _outputs(self, theta: Tensor) -> list[Tensor]:
+        live = {
+            **dict(self.twin.named_parameters(remove_duplicate=False)),
+            **dict(self.twin.named_buffers()),
+        }
+        for spec in self.architecture.stored:
+            live[spec.name].data.copy_(tensor_of(spec, theta))
+        args, kwargs = tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, self.arguments)
+        with undisturbed(self.twin):
+            return [t.clone() for t in output_tensors(self.twin(*args, **kwargs))]
+
+
+def _fix(architecture: Architecture, names: set[str], reason: str) -> Architecture:
+    """The architecture with these groups fixed, and why."""
+    chosen = {u.name for u in architecture.units if u.name in names and not u.fixed}
+    units = tuple(replace(u, kind="fixed") if u.name in chosen else u for u in architecture.units)
     notes = [
-        Note(
-            subject=name,
-            operation="verify",
-            module="",
-            reason="reordering its units changed the outputs, so they keep their places",
-        )
-        for name in sorted(failed)
+        Note(subject=name, operation="verify", module="", reason=reason) for name in sorted(chosen)
     ]
-    return replace(architecture, units=units, notes=(*architecture.notes, *notes), verified=True)
+    return replace(architecture, units=units, notes=(*architecture.notes, *notes))
 
 
 def random_theta(architecture: Architecture, generator: torch.Generator) -> Tensor:
@@ -100,7 +147,7 @@ def random_theta(architecture: Architecture, generator: torch.Generator) -> Tens
     roles = {b.tensor: b.role for b in architecture.blocks}
     for spec in architecture.stored:
         value = torch.randn(spec.shape, generator=generator, dtype=torch.float64)
-        if roles.get(spec.name) == "variance":
+        if roles.get(spec.name) == "variance" or spec.role == "statistic":
             value = value.abs() + 0.5
         elif len(spec.shape) > 1:
             value /= max(1, spec.numel // max(1, spec.shape[0])) ** 0.5
@@ -108,18 +155,6 @@ def random_theta(architecture: Architecture, generator: torch.Generator) -> Tens
             value = 1 + 0.5 * value
         tensor_of(spec, theta).copy_(value)
     return theta
-
-
-def _outputs(
-    module: nn.Module, architecture: Architecture, theta: Tensor, arguments: Any
-) -> list[Tensor]:
-    live = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
-    with undisturbed(module):
-        for spec in architecture.stored:
-            live[spec.name].data.copy_(tensor_of(spec, theta))
-        args, kwargs = arguments
-        output = module(*args, **kwargs)
-    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..labels import NONE, Activation, Ledger, Reference, Tracked, varying_dims
+from ..labels import NONE, ZERO, Activation, Ledger, Reference, Tracked, varying_dims
 
 
 @dataclass
@@ -65,9 +65,17 @@ class Call:
     def out_shape(reference: Reference) -> torch.Size:
         return reference.coords[0].shape if reference.coords else torch.Size()
 
-    def give(self, labels: Tensor, out: Tensor | None = None, producer: str = "") -> None:
-        """Set the labels of a result."""
+    def give(
+        self,
+        labels: Tensor,
+        out: Tensor | None = None,
+        producer: str = "",
+        keeps_zero: bool = False,
+    ) -> None:
+        """Set the labels of a result; zeros stay known as such only where a rule says so."""
         out = self.out if out is None else out
+        if not keeps_zero and bool((labels == ZERO).any()):
+            labels = torch.where(labels == ZERO, NONE, labels)
         self.results.append((out, Activation(labels.expand(out.shape), producer)))
 
     def give_none(self) -> None:

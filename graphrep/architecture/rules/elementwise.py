@@ -14,8 +14,14 @@ ACTIVATIONS = (
 )
 UNARY = (
     "neg abs exp exp2 expm1 log log2 log1p log10 sqrt rsqrt reciprocal sign floor ceil round "
-    "trunc frac clamp clamp_min clamp_max square tan asin acos atan sinh cosh asinh acosh atanh "
+    "trunc frac square tan asin acos atan sinh cosh asinh acosh atanh "
     "logit logical_not bitwise_not isnan isinf isfinite nan_to_num native_dropout angle erfc"
+)
+
+KEEP_ZERO = (  # zero goes to zero
+    "relu relu6 tanh gelu silu leaky_relu elu mish softsign hardshrink softshrink sin erf neg abs "
+    "expm1 log1p sqrt sign floor ceil round trunc square tan asin atan sinh asinh nan_to_num "
+    "native_dropout"
 )
 
 
@@ -37,13 +43,13 @@ def unary(call: Call) -> None:
     elif tracked is not None:
         for out in tensors_in(call.out):
             if out.shape == tracked.labels.shape:
-                call.give(tracked.labels, out)
+                call.give(tracked.labels, out, keeps_zero=call.name in KEEP_ZERO.split())
 
 
 @rule(
     "add sub rsub mul div true_divide floor_divide pow maximum minimum fmin fmax fmod remainder "
     "atan2 where lerp addcmul addcdiv masked_fill eq ne lt le gt ge logical_and logical_or "
-    "logical_xor bitwise_and bitwise_or bitwise_xor hypot copysign xlogy"
+    "logical_xor bitwise_and bitwise_or bitwise_xor hypot copysign xlogy clamp clamp_min clamp_max"
 )
 def elementwise(call: Call) -> None:
     """Operands that meet element by element are tied; different constants tell units apart."""
@@ -70,7 +76,9 @@ def elementwise(call: Call) -> None:
         labels = meet(call, labels, other)
     if len(activations) > 1:
         call.record([call.labels(t) for t in activations], [labels])
-    call.give(labels)
+    numbers = [a for a in call.args[:2] if isinstance(a, int | float)]
+    sums = call.name in ("add", "sub") and len(activations) == len(operands) and not numbers
+    call.give(labels, keeps_zero=call.name == "mul" or sums)
 
 
 @rule("_prelu_kernel prelu")

@@ -60,6 +60,7 @@ def face_constant(call: Call, labels: Tensor, operand: Tensor) -> None:
             call.ledger.freeze(labels, "it meets constants that differ from unit to unit")
         return
     (dim,) = told
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
     _, colours = torch.unique(torch.nan_to_num(rows.double()), dim=0, return_inverse=True)
     shape = [1] * labels.dim()
@@ -79,6 +80,7 @@ def attach(call: Call, reference: Reference, labels: Tensor, role: str = "") -> 
         call.name, "other"
     )
     use = ledger.use(reference.name, role, leader if role == "bias" else "")
+    labels = torch.where(labels == ZERO, NONE, labels) if bool((labels == ZERO).any()) else labels
     dims = varying_dims(labels)
     lone = not dims and bool((labels >= 0).any())
     for axis, coords in enumerate(reference.coords):

@@ -68,7 +68,7 @@ def movement(call: Call) -> None:
     moved_labels = tensors_in(move(call, tracked.labels, value))
     producer = tracked.producer if call.name in ("view", "_unsafe_view", "reshape") else ""
     for out, labels in zip(outs, moved_labels, strict=True):
-        call.give(labels, out, producer)
+        call.give(labels, out, producer, keeps_zero=True)
     if call.name in ("flip", "roll", "pixel_shuffle", "pixel_unshuffle") or "pad" in call.name:
         call.record([tracked.labels], moved_labels, **settings(call))
 
@@ -84,7 +84,7 @@ def copies(call: Call) -> None:
 @rule("copy_")
 def overwrite(call: Call) -> None:
     """An assignment carries the labels of what is assigned."""
-    call.give(call.labels(call.args[1]), call.out)
+    call.give(call.labels(call.args[1]), call.out, keeps_zero=True)
 
 
 @rule("cat stack")
@@ -93,7 +93,8 @@ def join(call: Call) -> None:
     parts = call.args[0]
     labels = [zero_or(call, part) for part in parts]
     dim = call.arg(1, "dim", 0)
-    call.give((torch.cat if call.name == "cat" else torch.stack)(labels, dim))
+    joined = (torch.cat if call.name == "cat" else torch.stack)(labels, dim)
+    call.give(joined, keeps_zero=True)
 
 
 def zero_or(call: Call, part: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ def pad(call: Call) -> None:
     value = call.arg(2, "value", 0)
     padded = torch.constant_pad_nd(labels, call.args[1], ZERO if value == 0 else NONE)
     call.record([labels], [padded], pad=call.args[1], value=value)
-    call.give(padded)
+    call.give(padded, keeps_zero=True)
 
 
 @rule("as_strided")
@@ -118,8 +119,10 @@ def restride(call: Call) -> None:
     """Strided reading of a contiguous tensor moves labels; any other freezes them."""
     value = call.args[0]
     labels = call.labels(value)
-    if value.is_contiguous() and value.storage_offset() == 0:
-        call.give(labels.contiguous().as_strided(*call.args[1:3]))
+    offset = call.arg(3, "storage_offset")
+    if value.is_contiguous() and value.storage_offset() == 0 and not offset:
+        moved = labels.contiguous().as_strided(*call.args[1:3])
+        call.give(moved, keeps_zero=True)
     else:
         give_up(call)
 
@@ -132,7 +135,7 @@ def pick(call: Call) -> None:
     tracked = call.tracked(value)
     known = all(call.tracked(i) is None and not i.is_meta for i in indices)
     if known and isinstance(tracked, Activation):
-        call.give(tensors_in(move(call, tracked.labels, value))[0])
+        call.give(tensors_in(move(call, tracked.labels, value))[0], keeps_zero=True)
     elif known and isinstance(tracked, Reference):
         moved = tuple(tensors_in(move(call, coords, value))[0] for coords in tracked.coords)
         call.results.append((call.out, Reference(tracked.name, moved, plain=False)))
@@ -143,7 +146,7 @@ def pick(call: Call) -> None:
 @rule("zeros zeros_like new_zeros")
 def nothing(call: Call) -> None:
     """Zeros tell no unit from another."""
-    call.give(torch.full((1,) * call.out.dim(), ZERO))
+    call.give(torch.full((1,) * call.out.dim(), ZERO), keeps_zero=True)
 
 
 @rule(

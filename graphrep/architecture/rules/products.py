@@ -210,6 +210,8 @@ def embedding(call: Call) -> None:
     tracked = call.tracked(call.args[0])
     if not isinstance(tracked, Reference) or len(tracked.coords) != 2:
         return give_up(call)
+    if call.tracked(call.args[1]) is not None:
+        call.ledger.freeze(call.labels(call.args[1]), "it chooses rows of a table")
     use = call.ledger.use(tracked.name, "table", lookup=True)
     use.axis_parts.setdefault(0, "in")
     use.axis_parts.setdefault(1, "out")

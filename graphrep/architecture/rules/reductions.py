@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..labels import Reference, index_of, varying_dims
 from .call import Call, rule, settings, tensors_in
-from .meeting import attach, face_constant
+from .meeting import attach, meet
 
 
 def norm_parameters(call: Call, labels: Tensor, named: dict[str, Tensor | None]) -> None:
@@ -16,13 +16,13 @@ def norm_parameters(call: Call, labels: Tensor, named: dict[str, Tensor | None])
     for role, value in named.items():
         if value is None:
             continue
-        tracked = call.tracked(value) or call.statistic(value)
+        tracked = call.statistic(value) or call.tracked(value)
         if isinstance(tracked, Reference):
             call.ledger.use(tracked.name, role, leader)
             leader = leader or tracked.name
             attach(call, tracked, labels, role=role)
         else:
-            face_constant(call, labels, value)
+            meet(call, labels, value)
 
 
 @rule(
@@ -71,7 +71,8 @@ def group_norm(call: Call) -> None:
     labels = call.labels(x)
     row = call.ledger.tie_along(labels, set(range(labels.dim())) - {1})
     channel = row.flatten()
-    call.ledger.colour(channel, torch.arange(num_channels) // (num_channels // groups))
+    if groups < num_channels:  # with a group a channel, any two may be exchanged
+        call.ledger.colour(channel, torch.arange(num_channels) // (num_channels // groups))
     norm_parameters(call, channel, {"scale": scale, "shift": shift})
     call.record([channel], [channel], groups=groups)
     call.give_none()
@@ -102,7 +103,7 @@ def reduction(call: Call) -> None:
         labels = labels.narrow(dim, 0, 1) if keep else labels.select(dim, 0)
     call.record([labels], [labels], dims=tuple(sorted(dims)))
     for out in tensors_in(call.out):
-        call.give(labels, out)
+        call.give(labels, out, keeps_zero=call.name in ("mean", "sum", "amax", "amin"))
 
 
 def _reduced_dims(call: Call, rank: int) -> tuple[set[int], bool]:
@@ -129,4 +130,4 @@ def pooling(call: Call) -> None:
     row = call.ledger.tie_along(labels, set(range(labels.dim() - space, labels.dim())))
     call.record([row], [row], **settings(call))
     call.give_none()
-    call.give(row, out)
+    call.give(row, out, keeps_zero=True)
