@@ -93,7 +93,16 @@ class ParameterGraph:
         Raises:
             ValueError: unknown or fixed units, or not a permutation.
         """
+        self.require_values("permute")
         return replace(self, theta=reorder_theta(self.architecture, self.theta, permutation))
+
+    def require_values(self, purpose: str) -> None:
+        """Raise ValueError for a graph of a module on `meta`, which has no values."""
+        if self.theta.is_meta:
+            raise ValueError(
+                f"{purpose} needs values, but '{self.architecture.name}' was traced on the meta "
+                "device. Use ParameterGraph.from_state_dict(graph.architecture, state_dict)."
+            )
 
     def to_pyg(self) -> Data:
         """A node a unit, an edge a parameter; see `graphrep.interchange.to_pyg`."""

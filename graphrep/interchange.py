@@ -69,16 +69,14 @@ def topology(architecture: Architecture) -> Topology:
             member_of.append(torch.zeros(1, dtype=torch.int64))
         edges.append(_edges(architecture, block, number, first, start))
         start += block.kind == "opaque"
-    empty = (
-        torch.empty(2, 0, dtype=torch.int64),
-        torch.empty(0, 4),
-        *[torch.empty(0, dtype=torch.int64)] * 2,
-    )
-    index, position, block_of, parameter = zip(*edges, strict=True) if edges else zip(empty)
+    none = torch.empty(0, dtype=torch.int64)
+    nodes.append(torch.empty(0, len(KINDS) + 2))
+    edges.append((none.view(2, 0), torch.empty(0, 4), none, none))
+    index, position, block_of, parameter = zip(*edges, strict=True)
     return Topology(
-        torch.cat(nodes) if nodes else torch.empty(0, len(KINDS) + 2),
-        torch.cat(units_of),
-        torch.cat(member_of),
+        torch.cat(nodes),
+        torch.cat([*units_of, none]),
+        torch.cat([*member_of, none]),
         torch.cat(index, dim=1),
         torch.cat(position),
         torch.cat(block_of),
@@ -99,10 +97,10 @@ def _edges(
     if block.source is not None:
         members = torch.arange(parameter.shape[1])
         source = (first[block.source] + members).view(1, -1, 1).expand(parameter.shape)
-    position = block.positions().expand(*parameter.shape, 4)
+    position = block.positions() if parameter.numel() else torch.empty(0, 4)
     return (
         torch.stack([source.reshape(-1), target.reshape(-1)]),
-        position.reshape(-1, 4),
+        position.expand(*parameter.shape, 4).reshape(-1, 4),
         torch.full((parameter.numel(),), number),
         parameter.reshape(-1),
     )
@@ -116,6 +114,7 @@ def to_pyg(graph: ParameterGraph) -> Data:
     """
     from torch_geometric.data import Data
 
+    graph.require_values("to_pyg")
     t = topology(graph.architecture)
     value = graph.theta[t.edge_parameter].unsqueeze(1)
     return Data(
@@ -158,6 +157,7 @@ def to_networkx(graph: ParameterGraph) -> networkx.MultiDiGraph:
     """A multigraph with nodes (units name, member) and edges with weight, tensor and parameter."""
     import networkx
 
+    graph.require_values("to_networkx")
     t = topology(graph.architecture)
     result = networkx.MultiDiGraph(name=graph.architecture.name)
     names = [u.name for u in graph.architecture.units]

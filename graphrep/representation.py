@@ -7,8 +7,10 @@ representation.sample(10)              # new networks as parameter graphs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from .architecture import Architecture
@@ -37,6 +40,7 @@ from .sampling import Method, sample_latents
 from .symmetry import align
 
 FORMAT = 1
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 ENCODERS: dict[str, type[EncoderConfig]] = {
     "graph": GraphEncoderConfig,
     "token": TokenEncoderConfig,
@@ -103,9 +107,13 @@ class Representation(
         Raises:
             ValueError: a file that cannot be read, or an architecture that cannot be told.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         one = isinstance(inputs, ParameterGraph | nn.Module | str | os.PathLike)
         listed: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
         graphs = [self._graph(item, example_inputs, architecture) for item in listed]
+        for graph in graphs:
+            graph.require_values("encode")
         result = torch.empty(len(graphs), self.model.encoder.embedding_dim)
         groups: dict[str, list[int]] = {}
         for i, graph in enumerate(graphs):
@@ -256,6 +264,7 @@ class Representation(
         partial = Path(tempfile.mkdtemp(dir=save_directory, prefix=".partial-"))
         try:
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+            config["sha256"] = _sha256(partial / "model.safetensors")
             (partial / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
             for name in ("model.safetensors", "config.json"):
                 os.replace(partial / name, save_directory / name)
@@ -279,15 +288,20 @@ class Representation(
             from .tracking import resolve_model
 
             path = resolve_model(str(path))
-        return super().from_pretrained(str(path), **kwargs)
+        if not Path(path).is_dir() and not HUB_NAME.fullmatch(str(path)):
+            raise ValueError(f"{path}: no such folder; expected a saved Representation")
+        try:
+            return super().from_pretrained(str(path), **kwargs)
+        except (OSError, HfHubHTTPError) as error:
+            raise ValueError(
+                f"{path}: neither a folder here nor a repository that the hub gives: {error}"
+            ) from error
 
     @classmethod
     def _from_pretrained(
         cls, *, model_id: str, config: Any = None, **kwargs: Any
     ) -> Representation:
         folder = Path(model_id)
-        if folder.is_absolute() and not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; expected a saved Representation")
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
@@ -310,6 +324,8 @@ class Representation(
             config = json.loads((folder / "config.json").read_text())
             if config["format"] != FORMAT:
                 raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
+            if config["sha256"] != _sha256(folder / "model.safetensors"):
+                raise ValueError("model.safetensors is not the one that config.json was saved with")
             tensors = load_file(folder / "model.safetensors")
             model = WeightModel(_model_config(config["model"]))
             model.load_state_dict(
@@ -328,6 +344,11 @@ class Representation(
             latents = tensors[f"anchors.{number}.latents"]
             anchors.append(Anchors(by_fingerprint[fingerprint], latents, buffers))
         return cls(model, architectures, anchors)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _model_config(content: dict[str, Any]) -> ModelConfig:

@@ -88,7 +88,13 @@ def test_a_damaged_model_folder_is_refused(representation: Representation, tmp_p
         Representation._read(tmp_path)
     representation.save_pretrained(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # as of another save
+    with pytest.raises(ValueError, match="not the one that config"):
+        Representation.from_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="no such folder"):
+        Representation.from_pretrained(tmp_path / "elsewhere")
+    weights.write_bytes(whole[:1000])
     with pytest.raises(ValueError, match="not a readable Representation"):
         Representation.from_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())

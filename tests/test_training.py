@@ -116,6 +116,16 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     trained(tmp_path)
     with pytest.raises(ValueError, match="another configuration"):
         train(build(), groups(), groups(4), TrainingConfig(num_steps=3), tmp_path)
+    with pytest.raises(ValueError, match="other networks"):
+        train(build(), groups(9), groups(4), CONFIG, tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: cannot be read"):
+        train(build(), groups(), groups(4), CONFIG, tmp_path)
+
+
+def test_without_validation_the_last_step_is_the_best(tmp_path: Path) -> None:
+    result = train(build(), groups(), [], CONFIG, tmp_path)
+    assert result.best_step == CONFIG.num_steps
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

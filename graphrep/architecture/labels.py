@@ -57,7 +57,7 @@ def drop_repeats(*tensors: Tensor) -> tuple[Tensor, ...]:
     wide = torch.broadcast_tensors(*tensors)
     for dim in range(wide[0].dim()):
         if all(t.stride(dim) == 0 for t in wide):
-            wide = tuple(t.narrow(dim, 0, 1) for t in wide)
+            wide = tuple(t.narrow(dim, 0, min(1, t.shape[dim])) for t in wide)
     return tuple(wide)
 
 
@@ -128,6 +128,8 @@ class Ledger:
         """
         one = labels
         for dim in dims:
+            if one.shape[dim] == 0:
+                continue
             one = one.amax(dim, keepdim=True) if labels.stride(dim) else one.narrow(dim, 0, 1)
         if varying_dims(labels) & dims:
             self.tie(labels, one.expand_as(labels))

@@ -107,7 +107,7 @@ def read_block(architecture: Architecture, block: Block, theta: Tensor) -> Tenso
     ends = [a for a in (block.target_axis, block.source_axis) if a is not None]
     front = [lead + 2 * a for a in ends]
     rest = [d for d in range(lead, value.dim()) if d not in front]
-    value = value.permute(*range(lead), *front, *rest)
+    value = value.permute((*range(lead), *front, *rest))
     return value.reshape(*value.shape[: lead + len(ends)], block.num_features)
 
 

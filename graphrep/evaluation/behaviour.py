@@ -107,13 +107,9 @@ def novelty(
         rivals = [j for j in range(len(others)) if not (same and i == j)]
         disagreement = (theirs[rivals] != said[i]).float().mean(1)
         behaviour.append(float(disagreement.min()))
-        # aligning to all would be slow: the nearest few in plain distance and behaviour suffice
-        plain = torch.tensor([float((graph.theta - others[j].theta).norm()) for j in rivals])
-        close = {rivals[k] for k in plain.argsort()[:3].tolist()}
-        close |= {rivals[k] for k in disagreement.argsort()[:3].tolist()}
         distances = [
             float((align(graph, others[j]).theta - others[j].theta).norm() / others[j].theta.norm())
-            for j in close
+            for j in rivals
         ]
         weights.append(min(distances))
     return Novelty(tuple(weights), tuple(behaviour))

@@ -77,6 +77,7 @@ class Trial:
                 found[f"sample_{method}/{name}"] = round(value, 4)
         found["cost/train_seconds"] = round(self.training.train_seconds, 1)
         found["cost/num_parameters"] = self.num_parameters
+        found["cost/embedding_dim"] = self.embedding.shape[1]
         return found
 
 
@@ -197,6 +198,7 @@ def leaderboard(trials: Sequence[Trial]) -> pd.DataFrame:
             "novelty (behaviour)": joint["novelty_behaviour"],
             "train s": trial.training.train_seconds,
             "parameters": trial.num_parameters,
+            "numbers in embedding": trial.embedding.shape[1],
         }
         rows.append(row)
     table = pd.DataFrame(rows)

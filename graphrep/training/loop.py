@@ -7,6 +7,7 @@ neither YAML nor MLflow: metrics go to a function that the caller hands in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -86,7 +87,7 @@ def train(
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, config, folder)
+    run = _Run(model, config, folder, digest([*training, *validation]))
     run.resume(training)
     order = BatchOrder(training, config.batch_size, config.seed)
     while run.step < config.num_steps:
@@ -117,8 +118,10 @@ def train(
 class _Run:
     """What changes during training, and its copy on disk."""
 
-    def __init__(self, model: WeightModel, config: TrainingConfig, folder: Path) -> None:
-        self.model, self.config, self.folder = model, config, folder
+    def __init__(
+        self, model: WeightModel, config: TrainingConfig, folder: Path, networks: str
+    ) -> None:
+        self.model, self.config, self.folder, self.networks = model, config, folder, networks
         matrices = [p for p in model.parameters() if p.dim() > 1]
         others = [p for p in model.parameters() if p.dim() <= 1]
         self.optimiser = torch.optim.AdamW(
@@ -142,7 +145,8 @@ class _Run:
     @property
     def settings(self) -> str:
         model = {"type": type(self.model.config.encoder).__name__, **asdict(self.model.config)}
-        return json.dumps({"training": asdict(self.config), "model": model}, sort_keys=True)
+        settings = {"training": asdict(self.config), "model": model, "networks": self.networks}
+        return json.dumps(settings, sort_keys=True)
 
     def resume(self, training: Sequence[Group]) -> None:
         """Go on from the checkpoint in the folder; without one, fit the scaling and begin."""
@@ -150,11 +154,17 @@ class _Run:
         if not path.exists():
             self.model.scaling.fit(training)
             return
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except Exception as error:  # torch raises many kinds on damaged files
+            raise ValueError(
+                f"{path}: cannot be read; remove it to begin anew ({error})"
+            ) from error
         if state["settings"] != self.settings:
             raise ValueError(
-                f"{path} belongs to a run of another configuration. Give another folder, or "
-                f"remove it to begin anew.\n  found: {state['settings']}\n  asked: {self.settings}"
+                f"{path} belongs to a run of another configuration or of other networks. Give "
+                f"another folder, or remove it to begin anew.\n  found: {state['settings']}\n"
+                f"  asked: {self.settings}"
             )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -174,8 +184,8 @@ class _Run:
     def keep(self, metrics: Metrics) -> None:
         """Remember the best model and write everything, atomically."""
         self.history.append({"step": self.step, **metrics})
-        loss = metrics.get("validation/loss", 0.0)
-        if loss < self.best_loss:
+        loss = metrics.get("validation/loss", float("inf"))
+        if loss < self.best_loss or "validation/loss" not in metrics:  # none: the last is best
             self.best_step, self.best_loss = self.step, loss
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         state = {
@@ -224,6 +234,15 @@ class BatchOrder:
             for rows in torch.randperm(len(theta), generator=generator).split(self.batch_size)
         ]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def digest(groups: Sequence[Group]) -> str:
+    """Tells one set of networks from another: 16 hex digits."""
+    found = hashlib.sha256()
+    for architecture, theta in groups:
+        found.update(architecture.fingerprint.encode())
+        found.update(theta.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
