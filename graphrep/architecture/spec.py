@@ -278,6 +278,9 @@ class Architecture:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise ValueError(f"architecture has format {found!r}, this version reads {FORMAT}")
+        missing = {"name", "units", "blocks", "tensors", "behaviour"} - set(content)
+        if missing:
+            raise ValueError(f"an architecture needs {', '.join(sorted(missing))}; is it complete?")
         return cls(
             name=content["name"],
             units=tuple(Units(**_tuples(u)) for u in content["units"]),

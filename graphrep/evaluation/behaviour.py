@@ -12,6 +12,8 @@ from ..graph import ParameterGraph
 from ..symmetry import align
 from ..zoo import Images, evaluate, train_steps
 
+NEAREST = 5  # candidates that are aligned, by distance and again by behaviour
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningConfig:
@@ -78,8 +80,9 @@ def predictions(module: nn.Module, images: Tensor) -> Tensor:
 class Novelty:
     """How far networks are from the nearest of others, in weights (aligned) and behaviour.
 
-    `weights`: relative distance |a - b| / |b| after alignment to b; `behaviour`:
-    share of test images on which predictions differ. One number a network.
+    `weights`: relative distance |a - b| / |b| after alignment to b, the least over the
+    nearest few before alignment and the nearest few in behaviour, so at most too large;
+    `behaviour`: share of test images on which predictions differ. One number a network.
     """
 
     weights: tuple[float, ...]
@@ -107,9 +110,12 @@ def novelty(
         rivals = [j for j in range(len(others)) if not (same and i == j)]
         disagreement = (theirs[rivals] != said[i]).float().mean(1)
         behaviour.append(float(disagreement.min()))
+        plain = torch.tensor([float((graph.theta - others[j].theta).norm()) for j in rivals])
+        close = {rivals[k] for k in plain.argsort()[:NEAREST].tolist()}
+        close |= {rivals[k] for k in disagreement.argsort()[:NEAREST].tolist()}
         distances = [
             float((align(graph, others[j]).theta - others[j].theta).norm() / others[j].theta.norm())
-            for j in rivals
+            for j in close
         ]
         weights.append(min(distances))
     return Novelty(tuple(weights), tuple(behaviour))

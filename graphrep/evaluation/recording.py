@@ -147,6 +147,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 10:
+        return f"{value:,.0f}"
     if isinstance(value, float):
         return "–" if value != value else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
     return "–" if value is None else str(value)

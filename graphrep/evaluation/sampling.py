@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..graph import ParameterGraph
 from ..representation import Representation
 from ..sampling import METHODS
+from ..symmetry import align
 from ..zoo import Images, Zoo, evaluate
 from .behaviour import FinetuningConfig, condition_batch_norm, finetune, novelty
 
@@ -140,7 +141,7 @@ def choose_anchors(
     """Training networks of the commonest architecture, the best of them, and their module.
 
     Networks are those of the last epoch; the best are chosen on the first half of
-    the test images, at least two.
+    the test images, at least two, and aligned to the first of them.
 
     Raises:
         ValueError: no finished network in the training split.
@@ -158,7 +159,8 @@ def choose_anchors(
     graphs = [training.graphs[row] for row in rows]
     accuracies = [evaluate(g.load_into(copy.deepcopy(module)), *choosing)[0] for g in graphs]
     best = np.argsort(accuracies)[::-1][: max(2, round(share * len(graphs)))]
-    return graphs, [graphs[i] for i in best], module
+    first, *rest = (graphs[i] for i in best)
+    return graphs, [first, *(align(g, first) for g in rest)], module
 
 
 def _reinitialised(module: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from .config import Member
 from .images import Images
 from .initialisation import initialise
 from .networks import build_network
-from .optimisers import FlatOptimiser
+from .optimisers import build_optimiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +55,20 @@ def train_member(member: Member, images: Images, epochs: Collection[int]) -> lis
             module, member.init, gain=member.init_gain, std=member.init_std, seed=member.seed
         )
         torch.manual_seed(member.seed + 2)  # dropout
-        optimiser = FlatOptimiser(
+        _lay_out(module, torch.channels_last)  # up to twice as fast for small CNNs
+        optimiser = build_optimiser(
             module,
             member.optimiser,
             member.learning_rate,
             weight_decay=member.weight_decay,
             momentum=member.momentum,
         )
-        with optimiser:
-            for epoch in range(max(epochs) + 1):
-                if epoch > 0:
-                    batches = _epoch_batches(rows, member.batch_size, generator)
-                    _fit(module, optimiser, images, batches, member.label_smoothing)
-                if epoch in epochs:
-                    checkpoints.append(_checkpoint(module, epoch, rows, images))
+        for epoch in range(max(epochs) + 1):
+            if epoch > 0:
+                batches = _epoch_batches(rows, member.batch_size, generator)
+                _fit(module, optimiser, images, batches, member.label_smoothing)
+            if epoch in epochs:
+                checkpoints.append(_checkpoint(module, epoch, rows, images))
     return checkpoints
 
 
@@ -101,16 +101,17 @@ def train_steps(
         ValueError: unknown optimiser.
     """
     generator = torch.Generator().manual_seed(seed)
-    with (
-        torch.random.fork_rng(devices=[]),
-        FlatOptimiser(
-            module, optimiser, learning_rate, weight_decay=weight_decay, momentum=momentum
-        ) as flat,
-    ):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        _lay_out(module, torch.channels_last)
+        built = build_optimiser(
+            module, optimiser, learning_rate, weight_decay=weight_decay, momentum=momentum
+        )
         rows = torch.arange(len(images.train_labels))
         batches = _endless_batches(rows, batch_size, generator)
-        _fit(module, flat, images, islice(batches, num_steps))
+        _fit(module, built, images, islice(batches, num_steps))
+        _lay_out(module, torch.contiguous_format)
+        module.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
@@ -153,9 +154,13 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    module.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
 def _fit(
     module: nn.Module,
-    optimiser: FlatOptimiser,
+    optimiser: torch.optim.Optimizer,
     images: Images,
     batches: Iterable[Tensor],
     label_smoothing: float = 0.0,
@@ -167,6 +172,7 @@ def _fit(
         y = images.train_labels[batch]
         F.cross_entropy(module(x), y, label_smoothing=label_smoothing).backward()
         optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
     module.train(was_training)
 
 
