@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from .. import figures
@@ -46,11 +47,16 @@ def record_trial(run: Run, trial: Trial, zoo: Zoo, folder: Path) -> str:
 
 
 def embedding_picture(trial: Trial, test: pd.DataFrame) -> Figure:
-    """The map of held-out networks by accuracy and by hyper-parameters."""
+    """The map of held-out networks by accuracy and by hyper-parameters.
+
+    Columns count alike and end at three deviations, else a few extreme networks fill the plane.
+    """
     wanted = [HEADLINE, "epoch", "learning_rate", "activation"]
     colour_by = [c for c in wanted if c in test and test[c].nunique() > 1]
+    spread = trial.embedding.std(0) + 1e-9
+    shown = np.clip((trial.embedding - trial.embedding.mean(0)) / spread, -3, 3)
     return figures.embedding_map(
-        trial.embedding, test, colour_by, title=f"Held-out networks as {trial.encoder} sees them"
+        shown, test, colour_by, title=f"Held-out networks as {trial.encoder} sees them"
     )
 
 
