@@ -35,7 +35,7 @@ def population(noise: float, checkpoints: int = 3) -> tuple[dict, dict]:
 def test_a_linear_property_is_found() -> None:
     score = probe(*population(noise=0.0), "property")
     assert score.r2 is not None and score.kendall_tau is not None
-    assert score.r2 > 0.999 and score.kendall_tau > 0.99
+    assert score.r2 > 0.99 and score.kendall_tau > 0.99  # what lies beyond training is clipped
     logarithm = probe(*population(noise=0.0), "rate", log=True)
     assert logarithm.property == "log_rate"
     assert logarithm.r2 == pytest.approx(score.r2)

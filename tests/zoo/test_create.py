@@ -18,11 +18,12 @@ from graphrep.zoo.staging import finished_members
 from tests.zoo.tiny import folder_hashes, tiny_config
 
 SLOWED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from graphrep.zoo import create, create_zoo
 from tests.zoo.tiny import tiny_config
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 make = create.Workshop.make
 def slowly(self, index):
     make(self, index)
