@@ -7,7 +7,6 @@ representation.sample(10)              # new networks as parameter graphs
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from .encoders import (
     StatisticsEncoderConfig,
     TokenEncoderConfig,
 )
+from .files import sha256
 from .graph import ParameterGraph, to_graph
 from .model import ModelConfig, WeightModel
 from .sampling import Method, sample_latents
@@ -264,7 +264,7 @@ class Representation(
         partial = Path(tempfile.mkdtemp(dir=save_directory, prefix=".partial-"))
         try:
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-            config["sha256"] = _sha256(partial / "model.safetensors")
+            config["sha256"] = sha256(partial / "model.safetensors")
             (partial / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
             for name in ("model.safetensors", "config.json"):
                 os.replace(partial / name, save_directory / name)
@@ -324,7 +324,7 @@ class Representation(
             config = json.loads((folder / "config.json").read_text())
             if config["format"] != FORMAT:
                 raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
-            if config["sha256"] != _sha256(folder / "model.safetensors"):
+            if config["sha256"] != sha256(folder / "model.safetensors"):
                 raise ValueError("model.safetensors is not the one that config.json was saved with")
             tensors = load_file(folder / "model.safetensors")
             model = WeightModel(_model_config(config["model"]))
@@ -344,11 +344,6 @@ class Representation(
             latents = tensors[f"anchors.{number}.latents"]
             anchors.append(Anchors(by_fingerprint[fingerprint], latents, buffers))
         return cls(model, architectures, anchors)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _model_config(content: dict[str, Any]) -> ModelConfig:

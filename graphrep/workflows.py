@@ -7,13 +7,15 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from .checkpoint import read_checkpoint
-from .graph import ParameterGraph, check_state_dict, to_graph
+from .files import write_whole
+from .graph import ParameterGraph, to_graph
 from .representation import Representation
 from .settings import Settings
 from .tracking import Tracker
@@ -55,10 +57,10 @@ def graph_of_file(path: Path, factory: str, shape: str) -> tuple[ParameterGraph,
     architecture = to_graph(module, torch.randn(sizes)).architecture
     checkpoint = checkpoint.matched(architecture.tensor)
     try:
-        check_state_dict(architecture, checkpoint.state_dict)
+        graph = ParameterGraph.from_state_dict(architecture, checkpoint.state_dict)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return ParameterGraph.from_state_dict(architecture, checkpoint.state_dict), checkpoint.unwrapped
+    return graph, checkpoint.unwrapped
 
 
 def train_one(settings: Settings) -> tuple[Path, str]:
@@ -99,9 +101,7 @@ def embed_inputs(model: str, inputs: Sequence[Path], output: Path) -> pd.DataFra
         table = pd.DataFrame({"file": [str(p) for p in inputs]})
     columns = pd.DataFrame(embedding, columns=[f"e{i}" for i in range(embedding.shape[1])])
     table = pd.concat([table, columns], axis=1)
-    partial = output.with_name(output.name + ".partial")
-    table.to_parquet(partial)
-    partial.replace(output)
+    write_whole(output, table.to_parquet)
     return table
 
 
@@ -139,9 +139,8 @@ def sample_networks(
     images = None if opened is None else opened.images()
     for number, graph in enumerate(graphs):
         path = output / f"sample-{number:04d}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file(dict(graph.state_dict()), partial)
-        partial.replace(path)
+        state = dict(graph.state_dict())
+        write_whole(path, partial(save_file, state))
         row: dict[str, object] = {"file": path.name, "architecture": graph.architecture.name}
         if opened is not None and images is not None:
             same = opened.properties["architecture"] == graph.architecture.fingerprint

@@ -14,6 +14,7 @@ import graphrep
 PACKAGE = Path(__file__).resolve().parents[1] / "graphrep"
 HEAVY = {"torch_geometric", "mlflow", "sklearn", "matplotlib", "pandas", "networkx", "hydra"}
 LAYERS = [  # a module imports from lines above its own
+    {"files"},
     {"config", "parsing", "progress", "tracking"},
     {"architecture"},
     {"checkpoint", "graph"},

@@ -35,7 +35,6 @@ class Reference:
 
     name: str
     coords: tuple[Tensor, ...]
-    plain: bool = True  # still in the parameter's own shape
 
 
 Tracked = Activation | Reference

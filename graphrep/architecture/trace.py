@@ -3,7 +3,7 @@
 The module runs under a dispatch mode with small example inputs (on `meta` when
 its parameters are there), so Python control flow, functional calls, attention
 and recurrent cells are all seen as the primitive operations they come down to.
-Each operation's rule (`rules.py`) moves the labels. Values are not looked at,
+Each operation's rule (`rules/`) moves the labels. Values are not looked at,
 but for constants that meet units, and the module is left as it was found.
 """
 

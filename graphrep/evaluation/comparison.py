@@ -6,8 +6,6 @@ size, number of steps and probes.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,11 +236,3 @@ def summary(trials: Sequence[Trial], ground: Ground) -> dict[str, Any]:
         "baselines": ground.baselines,
         "novelty_among_anchors": ground.anchor_novelty,
     }
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2))
-    os.replace(partial, path)

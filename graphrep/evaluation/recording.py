@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from .. import figures
+from ..files import write_json
 from ..tracking import Run, read_metrics
 from ..zoo import Zoo
-from .comparison import Trial, leaderboard, results_table, summary, write_json
+from .comparison import Trial, leaderboard, results_table, summary
 from .sampling import Ground
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def record_summary(
     """The comparison's own run and folder/summary.json; the leaderboard."""
     board = leaderboard(trials)
     numbers = summary(trials, ground)
-    write_json(numbers, folder / "summary.json")
+    write_json(folder / "summary.json", numbers, indent=2)
     run.log_artifact(folder / "summary.json")
     run.log_table(board, "leaderboard")
     results = results_table(trials)
@@ -102,7 +103,10 @@ def record_summary(
             ],
         ]
     )
-    run.log_figure(figures.sample_accuracies(accuracies, chance=0.1), "sample_accuracies")
+    run.log_figure(
+        figures.sample_accuracies(accuracies, chance=1 / ground.images.num_classes),
+        "sample_accuracies",
+    )
     joint = pd.concat([t.samples.curves for t in trials])
     joint = joint[joint["start"].str.endswith("joint")]
     run.log_figure(figures.finetuning_curves(pd.concat([joint, ground.scratch])), "finetuning")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from ..architecture import Architecture
 from ..encoders import Batch
+from ..files import write_whole
 from ..model import WeightModel
 from ..tokens import token_grid
 from .losses import nt_xent, reconstruction
@@ -198,9 +198,7 @@ class _Run:
                 for n in ("step", "seconds", "best_step", "best_loss", "best", "history")
             },
         }
-        partial = self.folder / "checkpoint.pt.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.folder / "checkpoint.pt")
+        write_whole(self.folder / "checkpoint.pt", lambda unfinished: torch.save(state, unfinished))
 
     def finish(self) -> Result:
         """Load the best model."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import sha256, write_whole
+from ..files import sha256, write_whole
 from .image_files import (
     DAMAGED,
     SOURCES,

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import write_whole
 from .cifar_files import read_cifar10, read_cifar10_test1k
-from .files import write_whole
 from .image_files import RawImages, read_mnist_like
 
 IMAGE_SETS = ("digits", "mnist", "fashion_mnist", "cifar10")

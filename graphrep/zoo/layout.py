@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
+from ..files import write_json
 
 FORMAT = "graphrep zoo"
 FORMAT_VERSION = 1

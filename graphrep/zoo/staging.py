@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ..architecture import Architecture
+from ..files import is_unfinished, remove_unfinished, sha256, write_json, write_whole
 from ..graph import ParameterGraph
 from . import layout
 from .config import Member, ZooConfig
-from .files import is_unfinished, remove_unfinished, sha256, write_json, write_whole
 from .train import Checkpoint
 
 

@@ -180,7 +180,7 @@ def test_changing_what_was_read_does_not_change_the_zoo(zoo: Zoo) -> None:
 
 
 def test_the_header_holds_the_hashes_of_all_files(zoo: Zoo) -> None:
-    from graphrep.zoo.files import sha256
+    from graphrep.files import sha256
 
     header = layout.read_header(zoo.path)
     found = {str(f.relative_to(zoo.path)) for f in zoo.path.rglob("*") if f.is_file()}

@@ -63,7 +63,7 @@ def movement(call: Call) -> None:
         moved = [tensors_in(move(call, coords, value)) for coords in tracked.coords]
         for i, out in enumerate(outs):
             coords = tuple(m[i] for m in moved)
-            call.results.append((out, Reference(tracked.name, coords, plain=False)))
+            call.results.append((out, Reference(tracked.name, coords)))
         return
     moved_labels = tensors_in(move(call, tracked.labels, value))
     producer = tracked.producer if call.name in ("view", "_unsafe_view", "reshape") else ""
@@ -138,7 +138,7 @@ def pick(call: Call) -> None:
         call.give(tensors_in(move(call, tracked.labels, value))[0], keeps_zero=True)
     elif known and isinstance(tracked, Reference):
         moved = tuple(tensors_in(move(call, coords, value))[0] for coords in tracked.coords)
-        call.results.append((call.out, Reference(tracked.name, moved, plain=False)))
+        call.results.append((call.out, Reference(tracked.name, moved)))
     else:
         give_up(call)
 
