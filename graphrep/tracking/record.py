@@ -15,13 +15,14 @@ files; does not import MLflow.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +101,7 @@ class Record:
 
     def save(self) -> None:
         """Write run.json, whole or not at all."""
-        write_whole(self.folder / RUN_FILE, json.dumps(asdict(self.state), indent=2) + "\n")
+        write_text(self.folder / RUN_FILE, json.dumps(asdict(self.state), indent=2) + "\n")
 
     @property
     def is_sent(self) -> bool:
@@ -187,12 +188,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Replace a file's text so that a reader sees the old or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+    write_whole(path, lambda unfinished: unfinished.write_text(text))
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

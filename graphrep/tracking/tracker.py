@@ -15,7 +15,7 @@ from typing import Any
 
 from .config import TrackingConfig
 from .parameters import clean_key, flatten, plain, provenance
-from .record import CONFIG_FILE, PARAMS_FILE, RUN_FILE, Record, write_whole
+from .record import CONFIG_FILE, PARAMS_FILE, RUN_FILE, Record, write_text
 from .run import RecordedRun, Run
 from .server import Server, in_short
 
@@ -97,8 +97,8 @@ class Tracker:
         if self._server is not None and not record.state.store_uri:
             record.state.store_uri = self.config.store_uri
         record.save()
-        write_whole(folder / PARAMS_FILE, json.dumps(flatten(params) | provenance(), indent=2))
-        write_whole(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(plain(params))))
+        write_text(folder / PARAMS_FILE, json.dumps(flatten(params) | provenance(), indent=2))
+        write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(plain(params))))
         run = RecordedRun(record, self._server, self.config)
         run.note_params()
         if resume and tags:
