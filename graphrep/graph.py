@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import Architecture
+from .architecture.nesting import log10_symmetries as log10_symmetries
 from .architecture.reorder import reorder_theta, tensor_of
 from .architecture.trace import Inputs, trace
 from .architecture.verify import verify as verify_symmetries
@@ -138,13 +139,6 @@ class ParameterGraph:
 
     def __repr__(self) -> str:
         return f"ParameterGraph({self.architecture!r})"
-
-
-def log10_symmetries(architecture: Architecture) -> float:
-    """Size of the permutation group, log10."""
-    from math import lgamma, log
-
-    return sum(lgamma(u.size + 1) for u in architecture.units if not u.fixed) / log(10)
 
 
 def to_graph(

@@ -95,8 +95,10 @@ def _edges(
         target = (first[block.target] + members).view(-1, *[1] * (parameter.dim() - 1))
         target = source = target.expand(parameter.shape)
     if block.source is not None:
-        members = torch.arange(parameter.shape[1])
-        source = (first[block.source] + members).view(1, -1, 1).expand(parameter.shape)
+        rows, columns = parameter.shape[:2]
+        own_group = torch.arange(rows) // (rows // block.groups)
+        members = own_group.unsqueeze(1) * columns + torch.arange(columns)
+        source = (first[block.source] + members).unsqueeze(-1).expand(parameter.shape)
     position = block.positions() if parameter.numel() else torch.empty(0, 4)
     return (
         torch.stack([source.reshape(-1), target.reshape(-1)]),

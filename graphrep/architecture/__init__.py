@@ -5,6 +5,7 @@ from .spec import (
     Block as Block,
     Note as Note,
     Operation as Operation,
+    Parent as Parent,
     Span as Span,
     TensorSpec as TensorSpec,
     Units as Units,

@@ -6,27 +6,27 @@ Knows an architecture's spans; knows no values and no groups of permutations.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor
 
+from .nesting import complete
 from .spec import Architecture, Block, TensorSpec
 
 
 def axis_maps(
     architecture: Architecture, orders: Mapping[str, Tensor]
 ) -> dict[tuple[str, int], Tensor]:
-    """For each tensor axis that moves: new place -> old place, int64 [axis size].
+    """For each axis that moves as a whole: new place -> old place, int64 [axis size].
 
-    `orders[units][i]` is the old unit that becomes unit i.
-
-    Raises:
-        ValueError: unknown or fixed units, or not a permutation of their size.
+    `orders[units][i]` is the old unit that becomes unit i. Blocks whose units lie along several
+    axes, or in groups, move number by number instead (`reorder_theta`).
     """
-    for name, order in orders.items():
-        check_order(architecture, name, order)
     maps: dict[tuple[str, int], Tensor] = {}
     for block in architecture.blocks:
+        if _by_number(block):
+            continue
         for axis, span in enumerate(block.axes):
             if span.units is None or span.units not in orders:
                 continue
@@ -38,21 +38,8 @@ def axis_maps(
     return maps
 
 
-def check_order(architecture: Architecture, name: str, order: Tensor) -> None:
-    """Raise ValueError unless `order` reorders hidden units of this architecture."""
-    units = architecture.unit.get(name)
-    hidden = [u.name for u in architecture.units if not u.fixed]
-    if units is None:
-        raise ValueError(
-            f"architecture '{architecture.name}' has no units '{name}'; hidden units: {hidden}"
-        )
-    if units.fixed:
-        raise ValueError(f"units '{name}' are of kind '{units.kind}' and cannot be reordered")
-    if not torch.equal(torch.sort(order).values, torch.arange(units.size)):
-        raise ValueError(
-            f"the order of units '{name}' must hold each of 0..{units.size - 1} once, got "
-            f"{tuple(order.shape)} values: {order.tolist()[:8]}..."
-        )
+def _by_number(block: Block) -> bool:
+    return bool(block.layout) or block.groups > 1
 
 
 def reorder(spec: TensorSpec, value: Tensor, maps: Mapping[tuple[str, int], Tensor]) -> Tensor:
@@ -70,8 +57,10 @@ def reorder_theta(
     """Reorder units of networks in rows: theta [..., P] -> [..., P].
 
     Raises:
-        ValueError: as `axis_maps`.
+        ValueError: unknown or fixed units, not a permutation of their size, or one that
+            separates units from what they sit within.
     """
+    orders = complete(architecture, orders)
     maps = axis_maps(architecture, orders)
     moved = {tensor for tensor, _ in maps}
     result = theta.clone()
@@ -79,7 +68,31 @@ def reorder_theta(
         if spec.name in moved:
             part = tensor_of(spec, theta)
             tensor_of(spec, result).copy_(reorder(spec, part, maps))
+    for block in architecture.blocks:
+        if _by_number(block) and any(span.units in orders for span in block.axes):
+            _move_numbers(architecture, block, theta, orders, result)
     return result
+
+
+def _move_numbers(
+    architecture: Architecture,
+    block: Block,
+    theta: Tensor,
+    orders: Mapping[str, Tensor],
+    result: Tensor,
+) -> None:
+    """Move a block's numbers one by one, where a row's order depends on its group."""
+    index = block_index(architecture, block)
+    moved = index
+    if block.target is not None and block.target in orders:
+        moved = moved[orders[block.target]]
+    if block.source is not None and block.source in orders:
+        order = orders[block.source].view(block.groups, -1)
+        within = order - order.amin(1, keepdim=True)  # each group comes from one group
+        rows = len(moved) // block.groups
+        chosen = within.repeat_interleave(rows, 0).unsqueeze(-1).expand(moved.shape)
+        moved = moved.gather(1, chosen)
+    result[..., index.flatten()] = theta[..., moved.flatten()]
 
 
 def tensor_of(spec: TensorSpec, theta: Tensor) -> Tensor:
@@ -92,15 +105,19 @@ def read_block(architecture: Architecture, block: Block, theta: Tensor) -> Tenso
     """A block's numbers, units first.
 
     theta [B, P] -> dense and lookup [B, target, source, k], diagonal [B, target, k],
-    opaque [B, k]; k runs over slots and kernel positions. A view where the
-    spans allow it.
+    opaque [B, k]; k runs over slots and kernel positions. With groups, `source` is the number
+    within the target's group. A view where the spans allow it.
     """
     spec = architecture.tensor[block.tensor]
     value = tensor_of(spec, theta)
     lead = value.dim() - len(spec.shape)
     shape: list[int] = list(value.shape[:lead])
+    if block.layout:
+        sizes = [prod(spec.shape[a] for a in merged) for merged in block.layout]
+        order = [lead + a for merged in block.layout for a in merged]
+        value = value.permute((*range(lead), *order)).reshape((*shape, *sizes))
     for axis, span in enumerate(block.axes):
-        if not span.covers(spec.shape[axis]):
+        if not span.covers(value.shape[lead + axis]):
             value = value.index_select(lead + axis, span.index().flatten().to(value.device))
         shape += [span.size, span.slots]
     value = value.reshape(shape)

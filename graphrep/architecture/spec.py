@@ -22,10 +22,36 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 
 UnitKind = Literal["input", "hidden", "output", "fixed"]
 BlockKind = Literal["dense", "diagonal", "lookup", "opaque"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """The larger units that units sit within: a head of its dims, a group of its channels.
+
+    Member m belongs to parent member `m // every`, or `table[m]` where it follows no such rule.
+    """
+
+    units: str
+    every: int = 1
+    table: tuple[int, ...] | None = None
+
+    def of(self, size: int) -> Tensor:
+        """The parent member of each of `size` members, int64 [size]."""
+        if self.table is not None:
+            return torch.tensor(self.table, dtype=torch.int64)
+        return torch.arange(size) // self.every
+
+    @classmethod
+    def from_members(cls, units: str, members: Tensor) -> Parent:
+        """The parent whose `of` is the given int64 [size]."""
+        every = int((members == members[0]).sum()) if len(members) else 1
+        if torch.equal(torch.arange(len(members)) // every, members):
+            return cls(units=units, every=every)
+        return cls(units=units, table=tuple(members.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +60,15 @@ class Units:
 
     Only `hidden` units may be reordered. The others have identities: an input
     pixel, a class, a channel that some operation tells from its siblings.
+    Units with `parents` move only as these do: the dims of one head stay together,
+    and go where their head goes (see `nesting.py`).
     """
 
     name: str
     size: int
     kind: UnitKind
     activations: tuple[str, ...] = ()  # applied to these units, in order of execution
+    parents: tuple[Parent, ...] = ()
 
     @property
     def fixed(self) -> bool:
@@ -130,6 +159,11 @@ class Block:
     `dense` joins `source` to `target`; `diagonal` is a feature of `target`
     alone (bias, norm scale, depthwise kernel); `lookup` gives `target` a row
     for each of a fixed vocabulary; `opaque` could not be placed.
+
+    `axes` are those of the tensor or, where units lie along several of them (a stack of
+    experts), of the tensor with the axes of each entry of `layout` merged in that order.
+    With `groups` above one, `source` has groups * size members and each target reads those
+    of its own group only: targets and sources are both in the order of their groups.
     """
 
     name: str
@@ -142,6 +176,8 @@ class Block:
     source_axis: int | None = None
     target_axis: int | None = None
     leader: str = ""  # tensor whose rows this one completes: a bias names its weight
+    layout: tuple[tuple[int, ...], ...] = ()  # the tensor's axes in each of `axes`; () is as it is
+    groups: int = 1
 
     @property
     def num_edges(self) -> int:
@@ -283,9 +319,14 @@ class Architecture:
             raise ValueError(f"an architecture needs {', '.join(sorted(missing))}; is it complete?")
         return cls(
             name=content["name"],
-            units=tuple(Units(**_tuples(u)) for u in content["units"]),
+            units=tuple(
+                Units(
+                    **{**_tuples(u), "parents": tuple(Parent(**_tuples(p)) for p in u["parents"])}
+                )
+                for u in content["units"]
+            ),
             blocks=tuple(
-                Block(**{**b, "axes": tuple(Span(**_tuples(s)) for s in b["axes"])})
+                Block(**{**_tuples(b), "axes": tuple(Span(**_tuples(s)) for s in b["axes"])})
                 for b in content["blocks"]
             ),
             tensors=tuple(TensorSpec(**_tuples(t)) for t in content["tensors"]),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .nesting import above, draw
 from .reorder import reorder_theta, tensor_of
 from .spec import Architecture, Note
 from .trace import Inputs, as_arguments, output_tensors, undisturbed
@@ -52,12 +53,12 @@ def _check(architecture: Architecture, module: nn.Module, example_inputs: Inputs
             reason = f"{type(error).__name__}: {error}"
     else:
         return _fix(architecture, {u.name for u in architecture.units}, f"not checked ({reason})")
-    free = {u.name: u.size for u in architecture.units if not u.fixed and u.size > 1}
+    free = {u.name for u in architecture.units if not u.fixed and u.size > 1}
     failed: set[str] = set()
-    while not trial.holds({n: s for n, s in free.items() if n not in failed}):
-        left = [n for n in free if n not in failed]
-        worst = {n for n in left if not trial.holds({n: free[n]})}
-        failed |= worst or set(left)
+    while not trial.holds(free - failed):
+        left = free - failed
+        worst = {name for name in left if not trial.holds({name})}
+        failed = above(architecture, failed | (worst or left))
     why = "reordering its units changed the outputs, so they keep their places"
     return replace(_fix(architecture, failed, why), verified=True)
 
@@ -85,20 +86,15 @@ class _Trial:
         ):
             raise ValueError("outputs of random weights are not finite")
 
-    def holds(self, sizes: dict[str, int]) -> bool:
+    def holds(self, names: set[str]) -> bool:
         """Whether reordering these groups keeps all outputs: a shift and two random orders."""
         for theta, expected in zip(self.thetas, self.expected, strict=True):
-            for draw in range(3):
-                orders = {name: self._order(size, draw) for name, size in sizes.items()}
+            for number in range(3):
+                orders = draw(self.architecture, self.generator, names, shift=number == 0)
                 found = self._outputs(reorder_theta(self.architecture, theta, orders))
                 if not all(self._equal(f, e) for f, e in zip(found, expected, strict=True)):
                     return False
         return True
-
-    def _order(self, size: int, draw: int) -> Tensor:
-        if draw == 0:  # no unit stays, which a random order of few does not promise
-            return torch.arange(size).roll(1)
-        return torch.randperm(size, generator=self.generator)
 
     def _equal(self, found: Tensor, expected: Tensor) -> bool:
         if found.shape != expected.shape:

@@ -8,21 +8,20 @@ import torch
 from torch import Tensor
 
 from ..architecture import Architecture
-from ..architecture.reorder import check_order
+from ..architecture.nesting import complete, draw
 
 
 class Permutation(Mapping[str, Tensor]):
-    """An order a hidden unit group of one architecture; groups not named stay as they are.
+    """An order a hidden unit group of one architecture.
 
+    Groups not named stay as they are, but for those that sit within a group that moves.
     New unit i is old unit `g[units][i]`. Acts from the left:
     `graph.permute(h).permute(g)` equals `graph.permute(g.compose(h))`.
     """
 
     def __init__(self, architecture: Architecture, orders: Mapping[str, Tensor]) -> None:
-        for name, order in orders.items():
-            check_order(architecture, name, order)
         self.architecture = architecture
-        self._orders = dict(orders)
+        self._orders = complete(architecture, orders)
 
     def __getitem__(self, units: str) -> Tensor:
         return self._orders[units]
@@ -68,14 +67,7 @@ def random_permutation(
     architecture: Architecture, generator: torch.Generator | None = None
 ) -> Permutation:
     """A permutation drawn uniformly from the architecture's group."""
-    return Permutation(
-        architecture,
-        {
-            u.name: torch.randperm(u.size, generator=generator)
-            for u in architecture.units
-            if not u.fixed
-        },
-    )
+    return Permutation(architecture, draw(architecture, generator))
 
 
 def identity(architecture: Architecture) -> Permutation:
