@@ -9,16 +9,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import torch
 from torch import Tensor
 
-from .labels import Classes, Ledger, Use, classify
+from .blocks import UNIT_PARTS, blocks_of
+from .classes import Classes, classify
+from .labels import Ledger, Use
 from .rules import ACTIVATIONS
-from .spec import Architecture, Block, BlockKind, Note, Operation, Span, TensorSpec, UnitKind, Units
-
-UNIT_PARTS = ("in", "out", "unit")
+from .spec import (
+    Architecture,
+    Block,
+    Note,
+    Operation,
+    Parent,
+    Span,
+    TensorSpec,
+    UnitKind,
+    Units,
+)
 
 
 def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger) -> Architecture:
@@ -27,19 +36,23 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
     placed = {
         tensor: use
         for tensor, use in ledger.uses.items()
-        if tensor in shapes
-        and any(part in UNIT_PARTS for part in use.axis_parts.values())
-        and all(axis in use.axis_parts for axis in range(len(shapes[tensor])))
-        and 0 not in shapes[tensor]
+        if tensor in shapes and _is_placed(use, shapes[tensor])
     }
-    classes = classify(ledger)
-    groups = _Groups(ledger, classes, placed)
-    names = _name_groups(groups, placed, ledger)
-    blocks = [
-        block
-        for tensor, use in sorted(placed.items(), key=lambda item: item[1].order)
-        for block in _blocks_of(tensor, shapes[tensor], use, groups, names)
-    ]
+    for (tensor, axes), atoms in ledger.axes.items():
+        if tensor in ledger.given_up and len(axes) > 1:
+            ledger.frozen.append(atoms)
+    while True:
+        groups = Groups(ledger, placed)
+        names = _name_groups(groups, placed, ledger)
+        in_order = sorted(placed.items(), key=lambda item: item[1].order)
+        found = {t: blocks_of(t, shapes[t], use, groups, names) for t, use in in_order}
+        unplaced = [tensor for tensor, some in found.items() if not some]
+        if not unplaced:
+            break
+        for tensor in unplaced:
+            ledger.give_up_tensor(tensor, "its units follow no order of its axes")
+            del placed[tensor]
+    blocks = [block for some in found.values() for block in some]
     opaque = [t for t in tensors if t.offset is not None and t.name not in placed]
     blocks += [_opaque(t) for t in opaque]
     operations = tuple(_operations(ledger, groups, names))
@@ -49,6 +62,7 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
             size=len(groups.members[g]),
             kind=groups.kind[g],
             activations=_activations(names[g], operations),
+            parents=groups.parents(g, names),
         )
         for g in names
     )
@@ -62,50 +76,135 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
     )
 
 
-class _Groups:
-    """Unit groups: classes of atoms with equal signatures, members in order of their atoms."""
+def _is_placed(use: Use, shape: tuple[int, ...]) -> bool:
+    """Whether every axis has its part, and some have units."""
+    axes = {axis for joint in use.parts for axis in joint}
+    has_units = any(part in UNIT_PARTS for part in use.parts.values())
+    return has_units and axes == set(range(len(shape))) and 0 not in shape
 
-    def __init__(self, ledger: Ledger, classes: Classes, placed: Mapping[str, Use]) -> None:
-        self.axis_classes = {
-            (tensor, axis): classes.of_atom[ledger.axes[tensor, axis]]
+
+class Groups:
+    """Unit groups: units of one cell, in the order of what they sit within, then of their atoms."""
+
+    def __init__(self, ledger: Ledger, placed: Mapping[str, Use]) -> None:
+        for tensor, use in placed.items():
+            _settle(ledger, tensor, use)
+        axes = {
+            (tensor, joint): ledger.axes[tensor, joint]
             for tensor, use in placed.items()
-            for axis, part in use.axis_parts.items()
+            for joint, part in use.parts.items()
             if part in UNIT_PARTS
         }
-        signatures: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for number, found in enumerate(self.axis_classes.values()):
-            present, counts = torch.unique(found, return_counts=True)
-            for c, count in zip(present.tolist(), counts.tolist(), strict=True):
-                signatures[c].append((number, count))
+        self.classes = classes = classify(ledger, axes)
+        self.ledger, self.atoms = ledger, axes
+        self.axis_classes = {key: classes.of_atom[atoms] for key, atoms in axes.items()}
         inputs = _class_set(ledger.inputs, classes)
         outputs = _class_set(ledger.outputs, classes)
-        grouped: dict[tuple, list[int]] = defaultdict(list)
-        first_atom = _first_atoms(classes)
-        for c in sorted(signatures, key=lambda c: first_atom[c]):
+        used = torch.zeros(classes.num, dtype=torch.bool)
+        for found in self.axis_classes.values():
+            used[found.reshape(-1)] = True
+        grouped: dict[tuple[int, UnitKind], list[int]] = defaultdict(list)
+        fixed = classes.frozen | classes.told_apart
+        for c in torch.argsort(classes.first).tolist():
+            if not used[c]:
+                continue
             kind: UnitKind = "hidden"
-            if classes.frozen[c]:
+            if fixed[c]:
                 kind = "input" if c in inputs else "output" if c in outputs else "fixed"
-            colours = classes.colours[c] if kind == "hidden" else ()
-            grouped[tuple(signatures[c]), kind, colours].append(c)
+            key = int(classes.cell[c] if kind == "hidden" else classes.base[c])
+            grouped[key, kind].append(c)
         self.members = list(grouped.values())
-        self.kind = [key[1] for key in grouped]
-        self.of_class = torch.full((classes.num,), -1)
-        self.member_of_class = torch.zeros(classes.num, dtype=torch.int64)
+        self.kind = [kind for _, kind in grouped]
+        self._number()
+        self._add_larger()
+        self._sort_within()
+
+    def _number(self) -> None:
+        self.of_class = torch.full((self.classes.num,), -1)
+        self.member_of_class = torch.zeros(self.classes.num, dtype=torch.int64)
         for g, members in enumerate(self.members):
             self.of_class[members] = g
             self.member_of_class[members] = torch.arange(len(members))
-        self.of_atom = self.of_class[classes.of_atom]
+        self.of_atom = self.of_class[self.classes.of_atom]
+        self.member_of_atom = self.member_of_class[self.classes.of_atom]
 
-    def spans(self, tensor: str, axis: int) -> list[tuple[int, Tensor]]:
-        """The groups along an axis, each with its places [members, slots]."""
-        found = self.axis_classes[tensor, axis]
+    def _add_larger(self) -> None:
+        """Larger units that lie along no axis themselves, such as heads."""
+        self.above: list[list[tuple[int, Tensor]]] = []
+        number = 0
+        while number < len(self.members):
+            above = []
+            if self.kind[number] == "hidden":
+                cell = int(self.classes.cell[self.members[number][0]])
+                for units, parents in self.classes.parents.get(cell, []):
+                    if int(self.of_class[parents[0]]) < 0:
+                        larger = torch.unique(parents)
+                        larger = larger[torch.argsort(self.classes.first[larger])]
+                        self.members.append(larger.tolist())
+                        self.kind.append("hidden")
+                        self._number()
+                    parent_of = torch.full((self.classes.num,), -1)
+                    parent_of[units] = parents
+                    above.append((int(self.of_class[parents[0]]), parent_of))
+            self.above.append(above)
+            number += 1
+
+    def _sort_within(self) -> None:
+        """Members of one larger unit stand together."""
+        done: set[int] = set()
+
+        def sort(g: int) -> None:
+            if g in done:
+                return
+            done.add(g)
+            for parent, _ in self.above[g]:
+                sort(parent)
+            if self.above[g]:
+                _, parent_of = self.above[g][0]
+                place = self.member_of_class[parent_of[self.members[g]]].tolist()
+                order = sorted(range(len(place)), key=lambda i: place[i])
+                self.members[g] = [self.members[g][i] for i in order]
+                self.member_of_class[self.members[g]] = torch.arange(len(order))
+
+        for g in range(len(self.members)):
+            sort(g)
+        self.member_of_atom = self.member_of_class[self.classes.of_atom]
+
+    def parents(self, g: int, names: Mapping[int, str]) -> tuple[Parent, ...]:
+        """What the members of a group sit within."""
+        return tuple(
+            Parent.from_members(names[p], self.member_of_class[parent_of[self.members[g]]])
+            for p, parent_of in self.above[g]
+            if self.kind[p] == "hidden"
+        )
+
+    def spans(self, tensor: str, axes: tuple[int, ...]) -> list[tuple[int, Tensor]]:
+        """The groups along an axis (or several), each with its places [members, slots]."""
+        found = self.axis_classes[tensor, axes].reshape(-1)
+        key = self.slot_keys(tensor, axes)
         groups, members = self.of_class[found], self.member_of_class[found]
         spans = []
         for g in torch.unique(groups).tolist():
             places = torch.nonzero(groups == g).flatten()
+            places = places[torch.argsort(key[places], stable=True)]
             places = places[torch.argsort(members[places], stable=True)]
             spans.append((g, places.view(len(self.members[g]), -1)))
         return sorted(spans, key=lambda span: int(span[1].min()))
+
+    def sizes(self, tensor: str, axes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(len(self.ledger.axes[tensor, (a,)]) for a in axes)
+
+    def reduce(self, tensor: str, axes: tuple[int, ...], kept: tuple[int, ...]) -> None:
+        """Units that do not change along some of the axes lie along the others."""
+        if (tensor, kept) in self.atoms:
+            return
+        place = tuple(slice(None) if a in kept else 0 for a in axes)
+        atoms = self.atoms[tensor, axes].view(self.sizes(tensor, axes))[place].reshape(-1)
+        self.atoms[tensor, kept] = atoms
+        self.axis_classes[tensor, kept] = self.classes.of_atom[atoms]
+
+    def slot_keys(self, tensor: str, axes: tuple[int, ...]) -> Tensor:
+        return self.classes.slot_key[self.atoms[tensor, axes]]
 
     def named(self, atoms: Tensor, names: Mapping[int, str]) -> tuple[str, ...]:
         """Names of the groups that atoms belong to."""
@@ -113,24 +212,35 @@ class _Groups:
         return tuple(names[g] for g in names if g in set(found))
 
 
+def _settle(ledger: Ledger, tensor: str, use: Use) -> None:
+    """Axes used alone here and jointly there have the units of both: those used alone."""
+    joint = [a for a, p in use.parts.items() if len(a) > 1 and p in UNIT_PARTS]
+    for axes in joint:
+        sizes = [len(ledger.axes[tensor, (a,)]) for a in axes]
+        for dim, axis in enumerate(axes):
+            if use.parts.get((axis,)) == use.parts[axes]:
+                along = [1] * len(axes)
+                along[dim] = sizes[dim]
+                alone = ledger.axes[tensor, (axis,)].view(along).expand(sizes)
+                ledger.tie(ledger.axes[tensor, axes].view(sizes), alone)
+
+
 def _class_set(atoms: list[Tensor], classes: Classes) -> set[int]:
     return {c for a in atoms for c in torch.unique(classes.of_atom[a]).tolist()}
 
 
-def _first_atoms(classes: Classes) -> list[int]:
-    first = torch.full((classes.num,), len(classes.of_atom))
-    first.scatter_reduce_(0, classes.of_atom, torch.arange(len(classes.of_atom)), "amin")
-    return first.tolist()
-
-
-def _name_groups(groups: _Groups, placed: Mapping[str, Use], ledger: Ledger) -> dict[int, str]:
+def _name_groups(groups: Groups, placed: Mapping[str, Use], ledger: Ledger) -> dict[int, str]:
     """A name a group, in order of execution: the module whose rows the units are."""
     order: dict[int, str] = {}
     taken: dict[str, int] = {}
+    larger = {int(groups.of_atom[atoms[0]]): name for atoms, name in reversed(ledger.hubs)}
 
     def enter(g: int, wanted: str) -> None:
         if g in order:
             return
+        for parent, _ in groups.above[g]:  # a larger unit stands before what it holds
+            enter(parent, larger.get(parent, "larger"))
+        wanted = larger.get(g, wanted) if groups.kind[g] == "hidden" else wanted
         taken[wanted] = taken.get(wanted, 0) + 1
         order[g] = wanted if taken[wanted] == 1 else f"{wanted}#{taken[wanted]}"
 
@@ -138,8 +248,8 @@ def _name_groups(groups: _Groups, placed: Mapping[str, Use], ledger: Ledger) -> 
     for tensor, use in by_use:
         owner = tensor.rpartition(".")[0] or tensor
         for part in UNIT_PARTS:
-            for axis in (a for a, p in use.axis_parts.items() if p == part):
-                for g, _ in groups.spans(tensor, axis):
+            for axes in (a for a, p in use.parts.items() if p == part):
+                for g, _ in groups.spans(tensor, axes):
                     if groups.kind[g] == "input":
                         enter(g, "input")
                     elif part == "in" and use.lookup:
@@ -147,48 +257,11 @@ def _name_groups(groups: _Groups, placed: Mapping[str, Use], ledger: Ledger) -> 
                     elif part != "in":
                         enter(g, owner)
     for tensor, use in by_use:  # sources that nothing here produces
-        for axis, part in use.axis_parts.items():
+        for axes, part in use.parts.items():
             if part in UNIT_PARTS:
-                for g, _ in groups.spans(tensor, axis):
+                for g, _ in groups.spans(tensor, axes):
                     enter(g, f"{tensor.rpartition('.')[0] or tensor}.in")
     return order
-
-
-def _blocks_of(
-    tensor: str,
-    shape: tuple[int, ...],
-    use: Use,
-    groups: _Groups,
-    names: Mapping[int, str],
-) -> list[Block]:
-    parts = use.axis_parts
-    choices = []
-    for axis, size in enumerate(shape):
-        if parts[axis] in UNIT_PARTS:
-            spans = groups.spans(tensor, axis)
-            choices.append([Span.from_index(names[g], index) for g, index in spans])
-        else:
-            choices.append([Span.from_index(None, torch.arange(size).unsqueeze(0))])
-    unit_axes = [a for a in range(len(shape)) if parts[a] in UNIT_PARTS]
-    target = next((a for a in unit_axes if parts[a] == "out"), unit_axes[0])
-    source = next((a for a in unit_axes if a != target), None)
-    kind: BlockKind = "lookup" if use.lookup else "diagonal" if source is None else "dense"
-    combinations = list(product(*choices))
-    return [
-        Block(
-            name=tensor if len(combinations) == 1 else f"{tensor}[{number}]",
-            tensor=tensor,
-            kind=kind,
-            role=use.role,
-            axes=axes,
-            source=None if source is None else axes[source].units,
-            target=axes[target].units,
-            source_axis=source,
-            target_axis=target,
-            leader=use.leader,
-        )
-        for number, axes in enumerate(combinations)
-    ]
 
 
 def _opaque(spec: TensorSpec) -> Block:
@@ -196,7 +269,7 @@ def _opaque(spec: TensorSpec) -> Block:
     return Block(name=spec.name, tensor=spec.name, kind="opaque", role="opaque", axes=axes)
 
 
-def _operations(ledger: Ledger, groups: _Groups, names: Mapping[int, str]) -> list[Operation]:
+def _operations(ledger: Ledger, groups: Groups, names: Mapping[int, str]) -> list[Operation]:
     found = []
     for record in ledger.operations:
         inputs = {n for atoms in record["inputs"] for n in groups.named(atoms, names)}
@@ -225,7 +298,7 @@ def _activations(units: str, operations: Sequence[Operation]) -> tuple[str, ...]
 
 
 def _notes(
-    ledger: Ledger, groups: _Groups, names: Mapping[int, str], opaque: Sequence[TensorSpec]
+    ledger: Ledger, groups: Groups, names: Mapping[int, str], opaque: Sequence[TensorSpec]
 ) -> list[Note]:
     """What was given up and why; inputs and outputs are fixed by nature and not mentioned."""
     notes: dict[Note, None] = {}

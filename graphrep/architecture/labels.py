@@ -4,13 +4,13 @@ Every index of every parameter axis is an *atom*, and so is every element of a
 float input. An activation carries a label tensor of its own shape (expanded,
 so that a label that does not vary along an axis costs nothing) with the atom of
 each element. Rules tie atoms that must move together, freeze those that must
-not move, and colour those that may only be exchanged with their like. Nothing
-here knows an operation; that is `rules.py`.
+not move, colour those that may only be exchanged with their like, and link those
+that go with a larger unit, such as a head. Nothing here knows an operation; those
+are in `rules/`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from math import prod
 
@@ -62,13 +62,17 @@ def drop_repeats(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 @dataclass
 class Use:
-    """How a parameter was used: the part each of its axes plays and where."""
+    """How a parameter was used: the part that each of its axes plays, alone or jointly."""
 
     role: str = ""
-    axis_parts: dict[int, str] = field(default_factory=dict)  # out, in, unit, position
+    parts: dict[tuple[int, ...], str] = field(default_factory=dict)  # out, in, unit, position
     leader: str = ""
     order: int = 0
     lookup: bool = False
+
+    def place(self, part: str, *axes: int) -> None:
+        """The first use of axes says what they are."""
+        self.parts.setdefault(axes, part)
 
 
 class Ledger:
@@ -76,13 +80,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self.num_atoms = 0
-        self.axes: dict[tuple[str, int], Tensor] = {}  # atoms of a tensor's axis
+        self.axes: dict[tuple[str, tuple[int, ...]], Tensor] = {}  # atoms of axes, alone or jointly
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.ties: list[Tensor] = []  # [2, k]
+        self.links: list[Tensor] = []  # [2, k]: an atom, and the one that it goes with
+        self.hubs: list[tuple[Tensor, str]] = []  # atoms of larger units, and a name for them
         self.frozen: list[Tensor] = []
         self.colours: list[tuple[Tensor, Tensor]] = []
         self.uses: dict[str, Use] = {}
+        self.given_up: set[str] = set()
         self.touched: set[str] = set()  # parameters that any operation read
         self.operations: list[dict] = []
         self.behaviour: list[str] = []  # every operation with its plain arguments
@@ -98,11 +105,24 @@ class Ledger:
         coords = []
         for axis, size in enumerate(shape):
             atoms = self.new_atoms(size)
-            self.axes[name, axis] = atoms
+            self.axes[name, (axis,)] = atoms
             along = [1] * len(shape)
             along[axis] = size
             coords.append(atoms.view(along).expand(shape))
         return Reference(name, tuple(coords))
+
+    def joint(self, reference: Reference, axes: tuple[int, ...]) -> Tensor:
+        """Atoms of a parameter's units that lie along several axes, shaped as `reference`."""
+        if len(axes) == 1:
+            return reference.coords[axes[0]]
+        lines = [self.axes[reference.name, (a,)] for a in axes]
+        sizes = [len(line) for line in lines]
+        if (reference.name, axes) not in self.axes:
+            self.axes[reference.name, axes] = self.new_atoms(prod(sizes))
+        place = torch.zeros((), dtype=torch.int64)
+        for axis, line, size in zip(axes, lines, sizes, strict=True):
+            place = place * size + (reference.coords[axis] - line[0])
+        return self.axes[reference.name, axes][place]
 
     # What rules say ---------------------------------------------------------
 
@@ -134,6 +154,42 @@ class Ledger:
             self.tie(labels, one.expand_as(labels))
         return one
 
+    def link(self, labels: Tensor, larger: Tensor) -> None:
+        """Atoms go where the larger units facing them go: dims with their head."""
+        labels, larger = drop_repeats(labels, larger)
+        labels, larger = labels.reshape(-1), larger.reshape(-1)
+        both = (labels >= 0) & (larger >= 0) & (labels != larger)
+        if both.any():
+            pairs = torch.stack([labels[both], larger[both]])
+            self.links.append(torch.unique(pairs, dim=1))
+
+    def hub(self, rows: Tensor, name: str) -> Tensor:
+        """What the atoms of each row have in common, [R] of rows [R, k]: a new, larger unit.
+
+        A row of one label stands for itself. Where all rows are alike the result is NONE:
+        whatever is moved within them, what they have in common stays.
+        """
+        real = torch.where(self.is_input(rows), NONE, rows)
+        high = real.amax(1)
+        low = torch.where(real >= 0, real, high.unsqueeze(1)).amin(1)
+        if bool((high == low).all()):
+            return high
+        kept, number = torch.unique(real.sort(1).values, dim=0, return_inverse=True)
+        atoms = self.new_atoms(len(kept))
+        self.hubs.append((atoms, f"{self.context[1]}.{name}".lstrip(".")))
+        self.colours.append((atoms, torch.zeros_like(atoms)))  # told from those of other calls
+        self.link(kept, atoms.unsqueeze(1).expand(kept.shape))
+        some = (kept >= 0).any(1)
+        return torch.where(some & (len(kept) > 1), atoms, NONE)[number]
+
+    def is_input(self, labels: Tensor) -> Tensor:
+        """Whether labels are those of input elements, which are fixed anyway."""
+        found = torch.zeros_like(labels, dtype=torch.bool)
+        for atoms in self.inputs:
+            if len(atoms):
+                found |= (labels >= atoms[0]) & (labels <= atoms[-1])
+        return found
+
     def freeze(self, labels: Tensor, reason: str) -> None:
         """These atoms keep their places."""
         (labels,) = drop_repeats(labels)
@@ -152,7 +208,7 @@ class Ledger:
         if len(labels) == 0:
             return
         atoms, where = torch.unique(labels, return_inverse=True)
-        digests = torch.zeros_like(atoms).index_add_(0, where, _scatter_bits(colours))
+        digests = torch.zeros_like(atoms).index_add_(0, where, scatter_bits(colours))
         if len(atoms) > 1 and len(torch.unique(digests)) == len(atoms):
             self.freeze(atoms, "each meets a value of its own")
         else:
@@ -164,6 +220,13 @@ class Ledger:
             self.uses[name] = Use(role=role, leader=leader, order=len(self.uses), lookup=lookup)
         return self.uses[name]
 
+    def give_up_tensor(self, name: str, reason: str) -> None:
+        """All units along a parameter keep their places."""
+        for (tensor, _), atoms in self.axes.items():
+            if tensor == name:
+                self.frozen.append(atoms)
+        self.notes.append((name, "", "", reason))
+
     def give_up(self, tracked: Tracked, reason: str) -> None:
         """Freeze all that a value carries; a parameter that no rule places is opaque."""
         if isinstance(tracked, Activation):
@@ -171,53 +234,15 @@ class Ledger:
             return
         for coords in tracked.coords:
             self.freeze(coords, "")
+        self.given_up.add(tracked.name)
         self.notes.append((tracked.name, *self.context, reason))
 
 
-@dataclass
-class Classes:
-    """Atoms after all ties: a class of atoms is one unit."""
-
-    of_atom: Tensor  # [num_atoms]
-    num: int
-    frozen: Tensor  # bool [num]
-    colours: list[tuple[tuple[int, int], ...]]  # a unit
-
-
-def classify(ledger: Ledger) -> Classes:
-    """Connected components of the ties, with what is frozen and coloured."""
-    of_atom, num = _components(ledger.num_atoms, ledger.ties)
-    frozen = torch.zeros(num, dtype=torch.bool)
-    for atoms in ledger.frozen:
-        frozen[of_atom[atoms]] = True
-    colours: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for operation, (atoms, values) in enumerate(ledger.colours):
-        classes = of_atom[atoms]
-        present = torch.unique(classes)
-        total = torch.zeros(num, dtype=torch.int64).index_add_(0, classes, _scatter_bits(values))
-        for c, value in zip(present.tolist(), total[present].tolist(), strict=True):
-            colours[c].append((operation, value))
-    return Classes(of_atom, num, frozen, [tuple(colours[c]) for c in range(num)])
-
-
-def _scatter_bits(numbers: Tensor) -> Tensor:
+def scatter_bits(numbers: Tensor) -> Tensor:
     """Numbers spread over 64 bits, so that a sum of them tells multisets apart."""
     mixed = (numbers + 1) * -7046029254386353131  # odd; int64 arithmetic wraps around
     mixed = (mixed ^ (mixed >> 31)) * -4658895280553007687
     return mixed ^ (mixed >> 29)
-
-
-def _components(num_atoms: int, ties: list[Tensor]) -> tuple[Tensor, int]:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    pairs = torch.cat([torch.empty(2, 0, dtype=torch.int64), *ties], dim=1).numpy()
-    if num_atoms == 0:
-        return torch.empty(0, dtype=torch.int64), 0
-    ones = torch.ones(pairs.shape[1], dtype=torch.int8).numpy()
-    graph = coo_array((ones, (pairs[0], pairs[1])), shape=(num_atoms, num_atoms))
-    num, of_atom = connected_components(graph, directed=False)
-    return torch.as_tensor(of_atom, dtype=torch.int64), int(num)
 
 
 def index_of(shape: torch.Size) -> Tensor:

@@ -52,13 +52,16 @@ class Call:
         """A parameter in the place of an activation, such as a class token: last axis units."""
         use = self.ledger.use(reference.name, "position")
         wide = [k for k, coords in enumerate(reference.coords) if varying_dims(coords)]
+        for axis in range(len(reference.coords)):
+            if axis not in wide:
+                use.place("position", axis)
         for axis in wide[:-1]:
-            use.axis_parts.setdefault(axis, "position")
+            use.place("position", axis)
             self.ledger.freeze(reference.coords[axis], "")
         if not wide:
             self.ledger.give_up(reference, "a scalar among activations")
             return torch.full((), NONE).expand(self.out_shape(reference))
-        use.axis_parts.setdefault(wide[-1], "unit")
+        use.place("unit", wide[-1])
         return reference.coords[wide[-1]]
 
     @staticmethod

@@ -72,8 +72,8 @@ def elementwise(call: Call) -> None:
         labels = torch.full((1,) * call.out.dim(), NONE).expand(call.out.shape)
     others = [t for t in operands if t is not first]
     others.sort(key=lambda t: not isinstance(call.tracked(t), Activation))
-    for other in others:
-        labels = meet(call, labels, other)
+    for number, other in enumerate(others):
+        labels = meet(call, labels, other, first if number == 0 else None)
     if len(activations) > 1:
         call.record([call.labels(t) for t in activations], [labels])
     numbers = [a for a in call.args[:2] if isinstance(a, int | float)]

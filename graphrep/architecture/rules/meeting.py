@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,11 @@ from ..labels import NONE, ZERO, Activation, Reference, index_of, varying_dims
 from .call import Call
 
 
-def meet(call: Call, labels: Tensor, operand: Tensor) -> Tensor:
-    """Labels [out] face another operand element by element; the labels of the result."""
+def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = None) -> Tensor:
+    """Labels [out] face another operand element by element; the labels of the result.
+
+    `first` is the tensor that the labels are of, when it is one.
+    """
     ledger = call.ledger
     match call.lookup(operand):
         case None:
@@ -29,16 +34,38 @@ def meet(call: Call, labels: Tensor, operand: Tensor) -> Tensor:
                     numbers.expand(labels.shape),
                 )
             wide = other.expand(labels.shape)
-            if bool((wide >= 0).any()):
-                if bool((labels == NONE).any()):
-                    reverse = torch.where(labels == NONE, wide, NONE)
-                    ledger.colour(reverse, index_of(labels.shape))
-                ledger.tie(
-                    torch.where(labels == NONE, ZERO, labels),
-                    torch.where(wide == NONE, ZERO, wide),
-                )
+            if not bool((wide >= 0).any()):
                 return torch.where(labels >= 0, labels, torch.maximum(labels, wide))
+            if bool((labels == NONE).any()):
+                reverse = torch.where(labels == NONE, wide, NONE)
+                ledger.colour(reverse, index_of(labels.shape))
+            if _is_one_for_several(wide, operand, labels):
+                ledger.link(labels, wide)
+                return torch.where(labels >= 0, labels, torch.maximum(labels, wide))
+            if first is not None and _is_one_for_several(labels, first, wide):
+                ledger.link(wide, labels)
+                return torch.where(wide >= 0, wide, torch.maximum(labels, wide))
+            ledger.tie(
+                torch.where(labels == NONE, ZERO, labels),
+                torch.where(wide == NONE, ZERO, wide),
+            )
             return torch.where(labels >= 0, labels, torch.maximum(labels, wide))
+
+
+def _is_one_for_several(larger: Tensor, value: Tensor, labels: Tensor) -> bool:
+    """Whether each value, broadcast, meets several units that have it in common.
+
+    Only where it is the same number that meets them: along a dimension of its own
+    extent different numbers carry the larger label.
+    """
+    lead = labels.dim() - value.dim()
+    repeats = {
+        d
+        for d, size in enumerate(labels.shape)
+        if size > 1 and (d < lead or value.shape[d - lead] == 1 or value.stride(d - lead) == 0)
+    }
+    fine, coarse = varying_dims(labels), varying_dims(larger)
+    return bool(fine & repeats) and fine - repeats == coarse - repeats and coarse <= fine
 
 
 def face_constant(call: Call, labels: Tensor, operand: Tensor) -> None:
@@ -46,25 +73,29 @@ def face_constant(call: Call, labels: Tensor, operand: Tensor) -> None:
     if operand.numel() <= 1:
         return
     dims = varying_dims(labels)
-    if operand.is_meta or operand.dim() > labels.dim():
-        own = [d - labels.dim() + operand.dim() for d in dims]
-        if any(o >= 0 and operand.shape[o] > 1 for o in own):
-            call.ledger.freeze(labels, "it meets a constant whose values are not known")
+    lead = labels.dim() - operand.dim()
+    if lead < 0:
+        call.ledger.freeze(labels, "it meets a constant of more dimensions")
         return
-    values = operand.detach().expand(labels.shape)
-    told = [d for d in dims if values.stride(d) != 0]
+    told = sorted(d for d in dims if d >= lead and operand.shape[d - lead] > 1)
+    told = [d for d in told if operand.stride(d - lead) != 0]
     if not told:
         return
-    if len(dims) > 1:
-        if not bool((values == values.reshape(-1)[0]).all()):
-            call.ledger.freeze(labels, "it meets constants that differ from unit to unit")
-        return
-    (dim,) = told
-    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
-    _, colours = torch.unique(torch.nan_to_num(rows.double()), dim=0, return_inverse=True)
+    own = [d - lead for d in told]
+    sizes = [operand.shape[d] for d in own]
+    if operand.is_meta:
+        colours = index_of(torch.Size(sizes))
+    else:
+        values = operand.detach()
+        values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+        rows = values.permute(*own, *(d for d in range(values.dim()) if d not in own))
+        rows = torch.nan_to_num(rows.reshape(prod(sizes), -1).double())
+        _, colours = torch.unique(rows, dim=0, return_inverse=True)
+        if int(colours.max()) == 0:
+            return
     shape = [1] * labels.dim()
-    shape[dim] = -1
+    for dim, size in zip(told, sizes, strict=True):
+        shape[dim] = size
     call.ledger.colour(labels, colours.view(shape).expand(labels.shape))
 
 
@@ -87,8 +118,8 @@ def attach(call: Call, reference: Reference, labels: Tensor, role: str = "") -> 
         wide = coords.expand(labels.shape)
         moving = varying_dims(wide)
         if (moving & dims) or (lone and not moving):
-            use.axis_parts.setdefault(axis, "unit")
+            use.place("unit", axis)
             ledger.tie(wide, labels)
         else:
-            use.axis_parts.setdefault(axis, "position")
+            use.place("position", axis)
             ledger.freeze(coords, "")

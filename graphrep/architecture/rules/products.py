@@ -8,42 +8,107 @@ from torch import Tensor
 from ..labels import NONE, Activation, Reference, index_of, varying_dims
 from .call import Call, give_up, rule, settings
 from .meeting import attach, meet
+from .pairing import product_of_activations
 
 
 def contract_weight(
-    call: Call, x: Tensor, weight: Reference, in_dim: int, out_dim: int
+    call: Call, x: Tensor, weight: Reference, in_dim: int, out_dim: int, value: Tensor
 ) -> Tensor | None:
-    """Tie inputs to the weight's axis along `in_dim`; the labels along its `out_dim`, [m].
+    """Tie inputs to the weight's axis along `in_dim`; the labels along its `out_dim`.
 
-    `x` [..., k] holds the labels of the contracted operand, k last. None when
-    the weight was reshaped so that its axes are mixed: all of it is given up.
+    `x` [..., k] holds the labels of the contracted operand `value`, k last; the result is
+    [m], or [..., 1, m] of a stack of weights. None when axes of the weight cannot be told
+    apart: all of it is given up.
     """
     ledger = call.ledger
     use = ledger.use(weight.name, "weight")
-    parts: dict[str, int] = {}
     rank = weight.coords[0].dim() if weight.coords else 0
-    moving = {k: varying_dims(c) for k, c in enumerate(weight.coords)}
-    for part, dim in (("in", in_dim % rank), ("out", out_dim % rank)):
-        along = [k for k, dims in moving.items() if dim in dims]
-        if len(along) > 1 or any(moving[k] != {dim} for k in along):
+    ends = {"in": in_dim % rank, "out": out_dim % rank}
+    moving = [varying_dims(c) for c in weight.coords]
+    axes: dict[str, list[int]] = {"in": [], "out": []}
+    stack = []  # axes along which the weight is one of several
+    for axis, dims in enumerate(moving):
+        where = [part for part, dim in ends.items() if dim in dims]
+        if len(where) > 1 or (where and len(dims) > 1):
             ledger.give_up(weight, "its axes are mixed by a reshape")
             ledger.freeze(x, "it meets a weight whose axes are mixed")
             return None
-        if along:
-            parts[part] = along[0]
-    leftover = [k for k, dims in moving.items() if not dims and k not in parts.values()]
+        if where:
+            axes[where[0]].append(axis)
+        elif dims or len(ledger.axes[weight.name, (axis,)]) > 1:
+            stack.append(axis)
+    leftover = [a for a in range(len(moving)) if a not in (*axes["in"], *axes["out"], *stack)]
     for part in ("out", "in"):  # axes of size one
-        if part not in parts and leftover:
-            parts[part] = leftover.pop(0)
-    for axis, coords in enumerate(weight.coords):
-        if axis not in parts.values():
-            use.axis_parts.setdefault(axis, "position")
-            ledger.freeze(coords, "")
-    for part, axis in parts.items():
-        use.axis_parts.setdefault(axis, part)
-    columns = _line(weight.coords[parts["in"]], in_dim)
+        if not axes[part] and leftover:
+            axes[part] = [leftover.pop(0)]
+    for axis in leftover:
+        use.place("position", axis)
+        ledger.freeze(weight.coords[axis], "")
+    if not axes["in"] or not axes["out"]:
+        ledger.give_up(weight, "a product with a part of it that is no matrix")
+        ledger.freeze(x, "it meets a part of a weight that is no matrix")
+        return None
+    if stack:
+        return contract_stack(call, x, weight, ends, axes, stack, value)
+    for part, found in axes.items():
+        use.place(part, *found)
+    columns = _line(ledger.joint(weight, tuple(axes["in"])), in_dim)
     ledger.tie(x, columns.expand(x.shape))
-    return _line(weight.coords[parts["out"]], out_dim)
+    return _line(ledger.joint(weight, tuple(axes["out"])), out_dim)
+
+
+def contract_stack(
+    call: Call,
+    x: Tensor,
+    weight: Reference,
+    ends: dict[str, int],
+    axes: dict[str, list[int]],
+    stack: list[int],
+    value: Tensor,
+) -> Tensor:
+    """Each of several weights [..., m, k] contracts inputs of its own: experts, heads.
+
+    Where all read the same inputs their rows are as free as those of one wide weight. Where
+    each has inputs of its own, its columns and rows have a larger unit in common.
+    """
+    ledger = call.ledger
+    use = ledger.use(weight.name, "weight")
+    rank = weight.coords[0].dim()
+    joint = {part: tuple(sorted((*stack, *found))) for part, found in axes.items()}
+    for part, found in joint.items():
+        use.place(part, *found)
+    batch = [d for d in range(rank) if d not in ends.values()]
+    columns = _lines(ledger.joint(weight, joint["in"]), batch, ends["in"])
+    rows = _lines(ledger.joint(weight, joint["out"]), batch, ends["out"])
+    wide = torch.broadcast_shapes(columns.unsqueeze(-2).shape, x.shape)
+    ledger.tie(x.expand(wide), columns.unsqueeze(-2).expand(wide))
+    flat = torch.cat([columns.reshape(-1, columns.shape[-1]), rows.reshape(-1, rows.shape[-1])], 1)
+    if not any(varying_dims(weight.coords[a]) for a in stack):  # one slice, chosen by its number
+        number = torch.zeros((), dtype=torch.int64)
+        for axis in stack:
+            line = ledger.axes[weight.name, (axis,)]
+            number = number * len(line) + weight.coords[axis].reshape(-1)[0] - line[0]
+        ledger.colour(flat, number.expand(flat.shape))
+        return rows.reshape(-1)
+    own = x.select(-2, 0) if x.dim() > 1 else x
+    own = own.expand(columns.shape).reshape(-1, columns.shape[-1])
+    if 0 in varying_dims(own):
+        ledger.hub(flat, "stack")
+    elif not all(_is_spread(value, d - rank) for d in batch if rows.shape[batch.index(d)] > 1):
+        ledger.colour(flat, index_of(torch.Size([len(flat), 1])).expand(flat.shape))
+    return rows.unsqueeze(-2)
+
+
+def _is_spread(value: Tensor, dim: int) -> bool:
+    """Whether a tensor, broadcast, has one value along a dimension counted from the end."""
+    return value.dim() < -dim or value.shape[dim] == 1 or value.stride(dim) == 0
+
+
+def _lines(coords: Tensor, batch: list[int], dim: int) -> Tensor:
+    """The coordinates along the batch dimensions and one more, [..., size]."""
+    kept = sorted([*batch, dim])
+    place = tuple(slice(None) if d in kept else 0 for d in range(coords.dim()))
+    return coords[place].permute([kept.index(d) for d in [*batch, dim]])
 
 
 def _line(coords: Tensor, dim: int) -> Tensor:
@@ -54,58 +119,26 @@ def _line(coords: Tensor, dim: int) -> Tensor:
 
 def matmul(call: Call, a: Tensor, b: Tensor) -> None:
     """Matrix product a [..., n, k] @ b [..., k, m]."""
-    ledger, ta, tb = call.ledger, call.tracked(a), call.tracked(b)
+    ta, tb = call.tracked(a), call.tracked(b)
     match ta, tb:
         case None, None:
             return
-        case Reference(), Reference():
-            ledger.give_up(ta, "a product of two parameters")
-            ledger.give_up(tb, "a product of two parameters")
-            call.give_none()
         case _, Reference():
-            rows = contract_weight(call, call.labels(a), tb, -2, -1)
+            rows = contract_weight(call, call.labels(a), tb, -2, -1, a)
             if rows is None:
                 return call.give_none()
             call.record([call.labels(a)], [rows])
             call.give(rows, producer=tb.name)
         case Reference(), _:
-            rows = contract_weight(call, call.labels(b).movedim(-2, -1), ta, -1, -2)
+            turned = call.labels(b).transpose(-2, -1)
+            rows = contract_weight(call, turned, ta, -1, -2, b.transpose(-2, -1))
             if rows is None:
                 return call.give_none()
             call.record([call.labels(b)], [rows])
-            call.give(rows.unsqueeze(-1), producer=ta.name)
+            rows = rows.transpose(-2, -1) if rows.dim() > 1 else rows.unsqueeze(-1)
+            call.give(rows, producer=ta.name)
         case _:
             product_of_activations(call, a, b)
-
-
-def product_of_activations(call: Call, a: Tensor, b: Tensor) -> None:
-    """Queries with keys, attention with values: what is contracted is tied pairwise."""
-    ledger = call.ledger
-    if call.tracked(a) is None or call.tracked(b) is None:
-        labelled = a if call.tracked(b) is None else b
-        ledger.freeze(call.labels(labelled), "it is multiplied with a constant matrix")
-        return call.give_none()
-    la, lb = call.labels(a), call.labels(b)
-    batch = index_of(torch.Size([*call.out.shape[:-2], 1, 1]))
-    ledger.colour(la, batch.expand(*batch.shape[:-2], *la.shape[-2:]).expand(la.shape))
-    ledger.colour(lb, batch.expand(*batch.shape[:-2], *lb.shape[-2:]).expand(lb.shape))
-    va, vb = varying_dims(la), varying_dims(lb)
-    n, k_a, k_b, m = la.dim() - 2, la.dim() - 1, lb.dim() - 2, lb.dim() - 1
-    if k_a in va or k_b in vb or la.shape[-1] == 1:
-        if n in va or m in vb:
-            ledger.freeze(la, "it is contracted over units that differ from row to row")
-            ledger.freeze(lb, "it is contracted over units that differ from row to row")
-        else:
-            ledger.tie(la.narrow(n, 0, 1).unsqueeze(-1), lb.narrow(m, 0, 1).unsqueeze(-3))
-        call.give_none()
-    elif m in vb and n not in va:
-        call.give(lb.narrow(k_b, 0, 1))
-    elif n in va and m not in vb:
-        call.give(la.narrow(k_a, 0, 1))
-    else:
-        ledger.freeze(la, "an outer product of units")
-        ledger.freeze(lb, "an outer product of units")
-        call.give_none()
 
 
 @rule("mm bmm matmul dot mv")
@@ -135,7 +168,7 @@ def linear(call: Call) -> None:
     tracked = call.tracked(weight)
     if not isinstance(tracked, Reference):
         return give_up(call)
-    rows = contract_weight(call, call.labels(x), tracked, -1, -2)
+    rows = contract_weight(call, call.labels(x), tracked, -1, -2, x)
     if rows is None:
         return call.give_none()
     labels = rows.expand(call.out.shape)
@@ -173,12 +206,16 @@ def convolution(call: Call) -> None:
     )
     if groups == 1:
         in_dim, out_dim = (0, 1) if transposed else (1, 0)
-        rows = contract_weight(call, channels, tracked, in_dim, out_dim)
-    elif not transposed and weight.shape[1] == 1:
-        rows = depthwise(call, channels, tracked, weight.shape[0] // groups)
+        rows = contract_channels(call, channels, tracked, in_dim, out_dim, 1)
+    elif not transposed and weight.shape[1] == 1 and weight.shape[0] == groups:
+        rows = depthwise(call, channels, tracked)
+    elif not transposed:
+        rows = contract_channels(call, channels, tracked, 1, 0, groups)
+    elif weight.shape[1] == 1 and weight.shape[0] == groups:
+        rows = depthwise(call, channels, tracked)
     else:
-        ledger.give_up(tracked, "a convolution in groups of several channels")
-        ledger.freeze(channels, "a convolution in groups of several channels")
+        ledger.give_up(tracked, "a transposed convolution in groups of several channels")
+        ledger.freeze(channels, "a transposed convolution in groups of several channels")
         rows = None
     if rows is None:
         call.give_none()
@@ -192,15 +229,45 @@ def convolution(call: Call) -> None:
         add_bias(call, bias, rows, tracked.name)
 
 
-def depthwise(call: Call, channels: Tensor, weight: Reference, multiplier: int) -> Tensor:
-    """One filter (or a few) a channel: each belongs to the channel that it reads."""
+def contract_channels(
+    call: Call, channels: Tensor, weight: Reference, in_axis: int, out_axis: int, groups: int
+) -> Tensor:
+    """Tie input channels to a kernel's columns, group by group; the labels of its rows.
+
+    The channels that a group reads and those that it gives have a larger unit in common.
+    """
+    ledger = call.ledger
+    use = ledger.use(weight.name, "weight")
+    for axis, coords in enumerate(weight.coords):
+        if axis not in (in_axis, out_axis):
+            use.place("position", axis)
+            ledger.freeze(coords, "")
+    use.place("out", out_axis)
+    rows = _line(weight.coords[out_axis], out_axis)
+    if groups == 1:
+        use.place("in", in_axis)
+        ledger.tie(channels, _line(weight.coords[in_axis], in_axis))
+        return rows
+    joint = tuple(sorted((in_axis, out_axis)))
+    use.place("in", *joint)
+    columns = ledger.joint(weight, joint)
+    columns = columns.flatten(2)[..., 0] if columns.dim() > 2 else columns
+    columns = columns.view(groups, len(rows) // groups, -1)
+    own = channels.view(groups, 1, -1)
+    ledger.tie(columns, own.expand(columns.shape))
+    ledger.hub(torch.cat([own.squeeze(1), rows.view(groups, -1)], 1), "groups")
+    return rows
+
+
+def depthwise(call: Call, channels: Tensor, weight: Reference) -> Tensor:
+    """One filter a channel: it belongs to the channel that it reads."""
     use = call.ledger.use(weight.name, "weight")
     for axis, coords in enumerate(weight.coords):
-        use.axis_parts.setdefault(axis, "unit" if axis == 0 else "position")
+        use.place("unit" if axis == 0 else "position", axis)
         if axis:
             call.ledger.freeze(coords, "")
     rows = _line(weight.coords[0], 0)
-    call.ledger.tie(rows, channels.repeat_interleave(multiplier))
+    call.ledger.tie(rows, channels)
     return rows
 
 
@@ -213,8 +280,8 @@ def embedding(call: Call) -> None:
     if call.tracked(call.args[1]) is not None:
         call.ledger.freeze(call.labels(call.args[1]), "it chooses rows of a table")
     use = call.ledger.use(tracked.name, "table", lookup=True)
-    use.axis_parts.setdefault(0, "in")
-    use.axis_parts.setdefault(1, "out")
+    use.place("in", 0)
+    use.place("out", 1)
     call.ledger.freeze(tracked.coords[0], "")
     columns = _line(tracked.coords[1], 1)
     call.record([], [columns])

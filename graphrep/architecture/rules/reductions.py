@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from math import prod
+
 from torch import Tensor
 
-from ..labels import Reference, index_of, varying_dims
+from ..labels import Reference, drop_repeats, varying_dims
 from .call import Call, rule, settings, tensors_in
 from .meeting import attach, meet
 
@@ -44,10 +45,19 @@ def batch_norm(call: Call) -> None:
     call.give(row.expand(labels.shape), tensors_in(call.out)[0])
 
 
-def within(call: Call, labels: Tensor, dims: set[int]) -> None:
-    """Units summed or normalised together may be exchanged, not with those of another sum."""
-    shape = torch.Size([1 if d in dims else s for d, s in enumerate(labels.shape)])
-    call.ledger.colour(labels, index_of(shape).expand(labels.shape))
+def within(call: Call, labels: Tensor, dims: set[int], name: str) -> Tensor:
+    """Units summed or normalised together go together; what they have in common, dims of size 1.
+
+    Where all are in one sum nothing is said of them.
+    """
+    (narrow,) = drop_repeats(labels)
+    kept = [d for d in range(labels.dim()) if d not in dims]
+    rows = narrow.permute(*kept, *sorted(dims))
+    lead = rows.shape[: len(kept)]
+    found = call.ledger.hub(rows.reshape(prod(lead), -1), name).view(lead)
+    for dim in sorted(dims):
+        found = found.unsqueeze(dim)
+    return found.expand([1 if d in dims else s for d, s in enumerate(labels.shape)])
 
 
 @rule("native_layer_norm _fused_rms_norm rms_norm")
@@ -55,7 +65,7 @@ def layer_norm(call: Call) -> None:
     """Layer and RMS norm: scale and shift belong to their units."""
     labels = call.labels(call.args[0])
     count = len(call.args[1])
-    within(call, labels, set(range(labels.dim() - count, labels.dim())))
+    within(call, labels, set(range(labels.dim() - count, labels.dim())), "parts")
     scale = call.arg(2, "weight")
     shift = call.args[3] if call.name == "native_layer_norm" else None
     norm_parameters(call, labels, {"scale": scale, "shift": shift})
@@ -72,7 +82,7 @@ def group_norm(call: Call) -> None:
     row = call.ledger.tie_along(labels, set(range(labels.dim())) - {1})
     channel = row.flatten()
     if groups < num_channels:  # with a group a channel, any two may be exchanged
-        call.ledger.colour(channel, torch.arange(num_channels) // (num_channels // groups))
+        call.ledger.hub(channel.view(groups, -1), "groups")
     norm_parameters(call, channel, {"scale": scale, "shift": shift})
     call.record([channel], [channel], groups=groups)
     call.give_none()
@@ -85,7 +95,7 @@ def softmax(call: Call) -> None:
     labels = call.labels(call.args[0])
     dim = call.arg(1, "dim") % max(labels.dim(), 1)
     if dim in varying_dims(labels):
-        within(call, labels, {dim})
+        within(call, labels, {dim}, "parts")
     call.record([labels], [labels])
     call.give(labels)
 
@@ -97,8 +107,14 @@ def reduction(call: Call) -> None:
     labels = call.labels(value)
     dims, keep = _reduced_dims(call, labels.dim())
     if varying_dims(labels) & dims:
-        within(call, labels, dims)
-        return call.give_none()
+        found = within(call, labels, dims, "parts")
+        if not keep:
+            found = found.reshape([s for d, s in enumerate(labels.shape) if d not in dims])
+        call.record([labels], [found], dims=tuple(sorted(dims)))
+        call.give_none()
+        for out in tensors_in(call.out):
+            call.give(found, out)
+        return
     for dim in sorted(dims, reverse=True):
         labels = labels.narrow(dim, 0, 1) if keep else labels.select(dim, 0)
     call.record([labels], [labels], dims=tuple(sorted(dims)))
