@@ -49,7 +49,7 @@ def classify(ledger: Ledger, axes: Mapping[tuple[str, tuple[int, ...]], Tensor])
         cell = _refine(base + _colours_met(ledger, of_atom, num), frozen, links)
         if slot_key is None:
             slot_key = cell[of_atom]
-        found = _relations(cell, links)
+        found = _relations(cell, links, _torn(axes, ledger.products, atom_links, of_atom, cell))
         if found.ties.shape[1]:
             of_atom, num = _merge(of_atom, num, found.ties)
         elif len(found.irregular):
@@ -83,11 +83,40 @@ class _Relations:
     parents: dict[int, list[Tensor]]
 
 
-def _relations(cell: Tensor, links: Tensor) -> _Relations:
+def _torn(
+    axes: Mapping[tuple[str, tuple[int, ...]], Tensor],
+    products: list[Tensor],
+    links: Tensor,
+    of_atom: Tensor,
+    cell: Tensor,
+) -> Tensor:
+    """Cells of larger units that single places of one unit belong to.
+
+    No order of that unit says how its places follow them. Joint axes are told apart by
+    what they are merged with.
+    """
+    owner = torch.full((len(of_atom),), -1)
+    for number, ((_, joint), atoms) in enumerate(axes.items()):
+        if len(joint) == 1:
+            owner[atoms.reshape(-1)] = number
+    for number, atoms in enumerate(products, len(axes)):
+        owner[atoms.reshape(-1)] = number
+    links = links[:, owner[links[0]] >= 0]
+    if not links.shape[1]:
+        return torch.empty(0, dtype=torch.int64)
+    child, parent = of_atom[links]
+    found = torch.stack([child, owner[links[0]], cell[parent], parent])
+    found = torch.unique(found[:, child != parent], dim=1)
+    kinds, counts = torch.unique(found[:3], dim=1, return_counts=True)
+    return kinds[2, counts > 1].unique()
+
+
+def _relations(cell: Tensor, links: Tensor, torn: Tensor) -> _Relations:
     """What links between cells come down to: one and the same, within, or nothing."""
     none = torch.empty(2, 0, dtype=torch.int64)
     size = torch.bincount(cell)
-    ties, new_links, irregular = [none], [none], []
+    ties, new_links = [none], [none]
+    irregular = [c for c in torn.tolist() if int(size[c]) > 1]
     parents: dict[int, list[Tensor]] = {}
     known: set[tuple[int, int]] = set()
     links = links[:, (size[cell[links]] > 1).all(0)]

@@ -38,6 +38,7 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
         for tensor, use in ledger.uses.items()
         if tensor in shapes and _is_placed(use, shapes[tensor])
     }
+    ledger.settle_routes()
     for (tensor, axes), atoms in ledger.axes.items():
         if tensor in ledger.given_up and len(axes) > 1:
             ledger.frozen.append(atoms)
@@ -117,6 +118,7 @@ class Groups:
         self.kind = [kind for _, kind in grouped]
         self._number()
         self._add_larger()
+        self._prefer_stacks(placed)
         self._sort_within()
 
     def _number(self) -> None:
@@ -148,6 +150,21 @@ class Groups:
                     above.append((int(self.of_class[parents[0]]), parent_of))
             self.above.append(above)
             number += 1
+
+    def _prefer_stacks(self, placed: Mapping[str, Use]) -> None:
+        """Where a block reads group by group, its two ends stand in the order of these groups."""
+        for tensor, use in placed.items():
+            ends = {p: a for a, p in use.parts.items() if p in UNIT_PARTS}
+            if "out" not in ends or "in" not in ends or not set(ends["out"]) & set(ends["in"]):
+                continue
+            groups = [
+                int(self.of_class[self.axis_classes[tensor, a].reshape(-1)[0]])
+                for a in ends.values()
+            ]
+            above = [{p for p, _ in self.above[g]} for g in groups]
+            shared = set.intersection(*above)
+            for g in groups:
+                self.above[g].sort(key=lambda item: item[0] not in shared)
 
     def _sort_within(self) -> None:
         """Members of one larger unit stand together."""

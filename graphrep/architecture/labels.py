@@ -35,9 +35,31 @@ class Reference:
 
     name: str
     coords: tuple[Tensor, ...]
+    experts: Tensor | None = None  # whose slice of a stack it is: the first stands for all
+
+    def is_slice(self, ledger: Ledger, axis: int) -> bool:
+        """Whether one known place was taken of an axis with several."""
+        coords = self.coords[axis]
+        several = len(ledger.axes[self.name, (axis,)]) > 1
+        return several and coords.numel() > 0 and int(coords.reshape(-1)[0]) >= 0
 
 
-Tracked = Activation | Reference
+@dataclass(frozen=True)
+class Derived:
+    """What was computed from parameters alone, such as a norm: the atoms it still varies with."""
+
+    coords: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Whole numbers that say which unit: an index of an expert, or where its rows end."""
+
+    atoms: Tensor
+    ends: bool = False
+
+
+Tracked = Activation | Reference | Derived | Pointer
 
 
 def varying_dims(labels: Tensor) -> set[int]:
@@ -80,16 +102,24 @@ class Ledger:
 
     def __init__(self) -> None:
         self.num_atoms = 0
+        self.starts: list[int] = []  # of atoms that were made together
         self.axes: dict[tuple[str, tuple[int, ...]], Tensor] = {}  # atoms of axes, alone or jointly
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.ties: list[Tensor] = []  # [2, k]
         self.links: list[Tensor] = []  # [2, k]: an atom, and the one that it goes with
         self.hubs: list[tuple[Tensor, str]] = []  # atoms of larger units, and a name for them
+        self.products: list[Tensor] = []  # atoms of units of which each has two larger ones
+        self.statistics: set[str] = set()  # buffers that belong to units
         self.frozen: list[Tensor] = []
         self.colours: list[tuple[Tensor, Tensor]] = []
         self.uses: dict[str, Use] = {}
         self.given_up: set[str] = set()
+        self.choosers: list[Tensor] = []  # units whose values chose what was computed
+        self.routed: list[Tensor] = []  # experts: units each with a slice of stacked weights
+        self.routes: list[Tensor] = []  # [2, k]: links of the units of a slice to its expert
+        self.slices: list[Tensor] = []  # [k, experts]: alike in each slice, traced for the first
+        self.last_read: tuple[int, Tensor] | None = None  # the pointer that Python read last
         self.touched: set[str] = set()  # parameters that any operation read
         self.operations: list[dict] = []
         self.behaviour: list[str] = []  # every operation with its plain arguments
@@ -97,6 +127,7 @@ class Ledger:
         self.context: tuple[str, str] = ("", "")  # operation, module path
 
     def new_atoms(self, num: int) -> Tensor:
+        self.starts.append(self.num_atoms)
         start, self.num_atoms = self.num_atoms, self.num_atoms + num
         return torch.arange(start, self.num_atoms)
 
@@ -182,6 +213,20 @@ class Ledger:
         some = (kept >= 0).any(1)
         return torch.where(some & (len(kept) > 1), atoms, NONE)[number]
 
+    def product(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """A unit for each pair of a row's label [R] and a column's [m]: atoms [R, m]."""
+        kept, number = torch.unique(rows, return_inverse=True)
+        atoms = self.new_atoms(len(kept) * len(columns)).view(len(kept), len(columns))
+        self.products.append(atoms)
+        self.link(atoms, kept.unsqueeze(1).expand(atoms.shape))
+        self.link(atoms, columns.expand(atoms.shape))
+        return atoms[number]
+
+    def are_siblings(self, atoms: Tensor) -> bool:
+        """Whether atoms were made together: units along one axis, not of two that meet later."""
+        made = torch.searchsorted(torch.tensor(self.starts), atoms.reshape(-1), right=True)
+        return bool((made == made[0]).all())
+
     def is_input(self, labels: Tensor) -> Tensor:
         """Whether labels are those of input elements, which are fixed anyway."""
         found = torch.zeros_like(labels, dtype=torch.bool)
@@ -189,6 +234,56 @@ class Ledger:
             if len(atoms):
                 found |= (labels >= atoms[0]) & (labels <= atoms[-1])
         return found
+
+    def route(
+        self, reference: Reference, axes: tuple[int, ...], stack: int, experts: Tensor
+    ) -> None:
+        """Units of stacked weights go with their expert; what is traced of one holds of all."""
+        atoms = self.axes[reference.name, axes]
+        sizes = [len(self.axes[reference.name, (a,)]) for a in axes]
+        slices = atoms.view(sizes).movedim(axes.index(stack), -1).reshape(-1, len(experts))
+        pairs = torch.stack([slices.reshape(-1), experts.expand(slices.shape).reshape(-1)])
+        self.routes.append(pairs)
+        self.slices.append(slices)
+        self.routed.append(experts)
+
+    def settle_routes(self) -> None:
+        """Say of every expert what was said of the first; freeze units that chose otherwise."""
+        routed = torch.cat([torch.empty(0, dtype=torch.int64), *self.routed])
+        choosers, self.choosers = self.choosers, []
+        for atoms in choosers:
+            rest = atoms[(atoms >= 0) & ~torch.isin(atoms, routed)]
+            if len(rest):
+                self.frozen.append(rest)
+        by_size: dict[int, list[Tensor]] = {}
+        for some in self.slices:
+            by_size.setdefault(some.shape[1], []).append(some)
+        for parts in by_size.values():
+            table = torch.unique(torch.cat(parts), dim=0)
+            row = torch.full((self.num_atoms,), -1)
+            row[table[:, 0]] = torch.arange(len(table))
+
+            def spread(atoms: Tensor, row: Tensor = row, table: Tensor = table) -> Tensor:
+                own = row[atoms]
+                return torch.where(
+                    own.unsqueeze(-1) >= 0, table[own.clamp(min=0)], atoms.unsqueeze(-1)
+                )
+
+            for pairs in (self.ties, self.links):
+                for i, some in enumerate(pairs):
+                    if bool((row[some] >= 0).any()):
+                        pairs[i] = torch.unique(spread(some).reshape(2, -1), dim=1)
+            for i, some in enumerate(self.frozen):
+                self.frozen[i] = torch.unique(spread(some))
+            for i, (some, values) in enumerate(self.colours):
+                wide = spread(some)
+                told, values = torch.unique(
+                    torch.stack([wide, values.unsqueeze(-1).expand(wide.shape)]).reshape(2, -1),
+                    dim=1,
+                )
+                self.colours[i] = (told, values)
+        self.links += self.routes
+        self.routes, self.slices = [], []
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """These atoms keep their places."""
@@ -229,11 +324,17 @@ class Ledger:
 
     def give_up(self, tracked: Tracked, reason: str) -> None:
         """Freeze all that a value carries; a parameter that no rule places is opaque."""
-        if isinstance(tracked, Activation):
-            self.freeze(tracked.labels, reason)
-            return
-        for coords in tracked.coords:
-            self.freeze(coords, "")
+        match tracked:
+            case Activation(labels):
+                return self.freeze(labels, reason)
+            case Pointer(atoms):
+                return self.freeze(atoms, reason)
+            case Derived(coords):
+                for some in coords:
+                    self.freeze(some, reason)
+                return
+        for along in tracked.coords:
+            self.freeze(along, "")
         self.given_up.add(tracked.name)
         self.notes.append((tracked.name, *self.context, reason))
 

@@ -59,8 +59,7 @@ def trace(module: nn.Module, example_inputs: Inputs, name: str = "") -> Architec
                 "forward accepts (a tensor, a tuple, or a dict of keyword arguments)."
             ) from error
     recorder.fix_outputs(output)
-    statistics = {t for t, use in ledger.uses.items() if use.role in ("mean", "variance")}
-    specs = assign_offsets(tensors, statistics)
+    specs = assign_offsets(tensors, ledger.statistics)
     architecture = build_architecture(name or type(module).__name__, specs, ledger)
     digest = hashlib.sha256("\n".join(ledger.behaviour).encode()).hexdigest()[:16]
     return replace(architecture, behaviour=digest)
@@ -167,14 +166,15 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.ledger = ledger
         self.tracked: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self.buffers: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.held: WeakIdKeyDictionary = WeakIdKeyDictionary()  # buffers that may be statistics
         self.path: list[str] = []
         self.written: list[tuple[torch.UntypedStorage, list[Tracked]]] = []  # in part
         for name, tensor in sources.items():
             if name in buffers:
-                self.buffers[tensor] = name
                 if not tensor.dtype.is_floating_point:
                     continue
+                if tensor.dim() == 1:
+                    self.held[tensor] = ledger.reference(name, tuple(tensor.shape))
                 # its values belong to one checkpoint: they may tell units apart in another
                 self.tracked[tensor] = _unlabelled(tensor)
             elif isinstance(tensor, nn.Parameter) and tensor not in self.tracked:
@@ -236,12 +236,13 @@ class Recorder(TorchDispatchMode):
 
     def statistic(self, buffer: Tensor) -> Reference | None:
         """A buffer that a norm uses as running statistic joins theta."""
-        name = self.buffers.get(buffer)
-        if name is None or not buffer.is_floating_point():
+        found = self.held.get(buffer)
+        if found is None:
             return None
-        self.tracked[buffer] = self.ledger.reference(name, tuple(buffer.shape))
-        del self.buffers[buffer]
-        return self.tracked[buffer]
+        self.ledger.statistics.add(found.name)
+        self.ledger.touched.add(found.name)
+        self.tracked[buffer] = found
+        return found
 
     def lookup(self, value: Tensor) -> Tracked | None:
         found = self.tracked.get(value)
@@ -276,7 +277,9 @@ class Recorder(TorchDispatchMode):
         if not any(self.lookup(v) for v in operands) and name not in ("zeros", "new_zeros"):
             return out
         self.ledger.context = (name, self.path[-1] if self.path else "")
-        call = Call(name, func, args, kwargs, out, self.ledger, self.lookup, self.statistic)
+        call = Call(
+            name, func, args, kwargs, out, self.ledger, self.lookup, self.statistic, self.held
+        )
         found = RULES.get(name)
         try:
             (found.apply if found else give_up)(call)

@@ -7,8 +7,16 @@ without a rule freezes all that it touches, so a missing rule costs symmetry,
 never soundness. The numeric check in `verify.py` is what holds a rule to its word.
 """
 
-from . import elementwise, movement, products, reductions
+from . import choosing, deriving, elementwise, indexing, movement, products, reductions
 from .call import RULES as RULES, Call as Call, give_up as give_up, tensors_in as tensors_in
 from .elementwise import ACTIVATIONS as ACTIVATIONS
 
-FAMILIES = (movement, elementwise, products, reductions)  # importing them fills the table
+FAMILIES = (
+    movement,
+    indexing,
+    elementwise,
+    products,
+    deriving,
+    reductions,
+    choosing,
+)  # importing them fills the table

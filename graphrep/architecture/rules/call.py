@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..labels import NONE, ZERO, Activation, Ledger, Reference, Tracked, varying_dims
+from ..labels import (
+    NONE,
+    ZERO,
+    Activation,
+    Derived,
+    Ledger,
+    Pointer,
+    Reference,
+    Tracked,
+    varying_dims,
+)
 
 
 @dataclass
@@ -27,6 +37,7 @@ class Call:
     ledger: Ledger
     lookup: Callable[[Tensor], Tracked | None]
     statistic: Callable[[Tensor], Reference | None]  # a buffer, as normalisation statistic
+    held: Any  # buffers of one axis and copies of them -> Reference
     results: list[tuple[Tensor, Tracked]] = field(default_factory=list)
 
     def arg(self, position: int, name: str, default: Any = None) -> Any:
@@ -45,6 +56,14 @@ class Call:
                 return labels
             case Reference() as reference:
                 return self.as_activation(reference)
+            case Derived(coords) if len(coords) == 1:
+                return coords[0]
+            case Derived() as derived:
+                self.ledger.give_up(derived, "it is computed from weights along several axes")
+                return torch.full((1,) * value.dim(), NONE).expand(value.shape)
+            case Pointer(atoms):
+                self.ledger.freeze(atoms, "numbers that point to its units are computed with")
+                return torch.full((1,) * value.dim(), NONE).expand(value.shape)
             case _:
                 return torch.full((1,) * value.dim(), NONE).expand(value.shape)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ..labels import NONE, Activation, Reference
+from ..labels import NONE, Activation, Derived, Pointer, Reference
 from .call import Call, give_up, rule, settings, tensors_in
+from .deriving import derive
 from .meeting import attach, meet
+from .routing import compare_pointer
 
 ACTIVATIONS = (
     "relu relu6 tanh sigmoid gelu silu leaky_relu elu softplus hardtanh hardswish hardsigmoid mish "
@@ -38,7 +40,7 @@ def activation(call: Call) -> None:
 def unary(call: Call) -> None:
     """A function of each element passes labels on."""
     tracked = call.tracked(call.args[0])
-    if isinstance(tracked, Reference):
+    if isinstance(tracked, Reference | Derived | Pointer):
         call.results.append((tensors_in(call.out)[0], tracked))
     elif tracked is not None:
         for out in tensors_in(call.out):
@@ -57,14 +59,19 @@ def elementwise(call: Call) -> None:
     tracked = [call.tracked(t) for t in operands]
     activations = [t for t, k in zip(operands, tracked, strict=True) if isinstance(k, Activation)]
     references = [k for k in tracked if isinstance(k, Reference)]
-    if not activations:
-        if len(references) == 1 and all(
-            t.numel() == 1 for t in operands if call.tracked(t) is None
-        ):
-            call.results.append((call.out, references[0]))
-        elif references:
-            give_up(call)
+    pointers = [t for t, k in zip(operands, tracked, strict=True) if isinstance(k, Pointer)]
+    if pointers and compare_pointer(call, pointers, operands):
         return
+    if not activations and pointers:
+        return give_up(call)
+    weights = [k for k in tracked if isinstance(k, Reference | Derived)]
+    if not activations:
+        plain = all(t.numel() == 1 for t in operands if call.tracked(t) is None)
+        if weights and plain:
+            return derive(call, weights)
+        if not references:
+            return give_up(call)
+        activations = [t for t, k in zip(operands, tracked, strict=True) if k is references[0]][:1]
     activations.sort(key=lambda t: not bool((call.labels(t) >= 0).any()))
     first = activations[0]
     labels = call.labels(first).expand(call.out.shape)
@@ -115,4 +122,8 @@ def read_in_python(call: Call) -> None:
                     "Python read a computed value; this is the path it took",
                 )
             )
-            call.ledger.give_up(tracked, "Python read its value")
+            if isinstance(tracked, Pointer):  # it may only choose a slice of stacked weights
+                call.ledger.choosers.append(tracked.atoms)
+                call.ledger.last_read = (int(value), tracked.atoms) if not value.is_meta else None
+            else:
+                call.ledger.give_up(tracked, "Python read its value")

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..labels import NONE, ZERO, Activation, Reference, index_of, varying_dims
+from ..labels import NONE, ZERO, Activation, Derived, Pointer, Reference, index_of, varying_dims
 from .call import Call
 
 
@@ -24,10 +24,16 @@ def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = Non
         case Reference() as reference:
             attach(call, reference, labels)
             return labels
-        case Activation(other):
+        case Pointer() as pointer:
+            ledger.give_up(pointer, "numbers that point to its units are computed with")
+            return labels
+        case Derived(coords) if not coords:
+            return labels
+        case _:
+            other = call.labels(operand)
             untold = other == NONE
             if untold.any() and operand.numel() > 1:
-                numbers = torch.where(untold, index_of(operand.shape), -1)
+                numbers = torch.where(untold, _numbered(operand), -1)
                 where = (numbers >= 0).expand(labels.shape)
                 ledger.colour(
                     torch.where(where, labels, NONE) if not untold.all() else labels,
@@ -50,6 +56,12 @@ def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = Non
                 torch.where(wide == NONE, ZERO, wide),
             )
             return torch.where(labels >= 0, labels, torch.maximum(labels, wide))
+
+
+def _numbered(value: Tensor) -> Tensor:
+    """A number for each element; what is only repeated has one."""
+    sizes = [1 if st == 0 else n for n, st in zip(value.shape, value.stride(), strict=True)]
+    return index_of(torch.Size(sizes)).expand(value.shape)
 
 
 def _is_one_for_several(larger: Tensor, value: Tensor, labels: Tensor) -> bool:
@@ -114,12 +126,28 @@ def attach(call: Call, reference: Reference, labels: Tensor, role: str = "") -> 
     labels = torch.where(labels == ZERO, NONE, labels) if bool((labels == ZERO).any()) else labels
     dims = varying_dims(labels)
     lone = not dims and bool((labels >= 0).any())
+    moving = [varying_dims(c.expand(labels.shape)) for c in reference.coords]
+    along = [axis for axis, own in enumerate(moving) if own & dims]
+    stack = [
+        axis
+        for axis, own in enumerate(moving)
+        if not own and along and reference.is_slice(ledger, axis)
+    ]
+    along = sorted([*stack, *along])
     for axis, coords in enumerate(reference.coords):
-        wide = coords.expand(labels.shape)
-        moving = varying_dims(wide)
-        if (moving & dims) or (lone and not moving):
+        if lone and not moving[axis]:
             use.place("unit", axis)
-            ledger.tie(wide, labels)
-        else:
+            ledger.tie(coords.expand(labels.shape), labels)
+        elif axis not in along:
             use.place("position", axis)
             ledger.freeze(coords, "")
+    if not along:
+        return
+    use.place("unit", *along)
+    units = ledger.joint(reference, tuple(along)).expand(labels.shape)
+    if reference.experts is not None:
+        ledger.route(reference, tuple(along), stack[0], reference.experts)
+    if dims - set().union(*moving):
+        ledger.link(labels, units)  # one number for several units
+    else:
+        ledger.tie(units, labels)

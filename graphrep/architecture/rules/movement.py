@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..labels import NONE, ZERO, Activation, Reference
+from ..labels import NONE, ZERO, Derived, Pointer, Reference
 from .call import Call, give_up, rule, settings, tensors_in
+from .routing import chosen_by, first_slice
 
 
 def move(call: Call, labels: Tensor, value: Tensor) -> Any:
@@ -59,11 +60,25 @@ def movement(call: Call) -> None:
     if tracked is None:
         return
     outs = tensors_in(call.out)
+    held = call.held.get(value)
+    if held is not None:
+        for out in outs:
+            call.held[out] = Reference(held.name, (move(call, held.coords[0], value),))
+    if isinstance(tracked, Pointer):
+        call.results += [(out, tracked) for out in outs]
+        return
+    if isinstance(tracked, Derived):
+        some = [tensors_in(move(call, coords, value)) for coords in tracked.coords]
+        call.results += [(out, Derived(tuple(m[i] for m in some))) for i, out in enumerate(outs)]
+        return
     if isinstance(tracked, Reference):
         moved = [tensors_in(move(call, coords, value)) for coords in tracked.coords]
+        experts = tracked.experts if call.name != "select" else chosen_by(call, tracked)
         for i, out in enumerate(outs):
             coords = tuple(m[i] for m in moved)
-            call.results.append((out, Reference(tracked.name, coords)))
+            if experts is not None and tracked.experts is None:
+                coords = first_slice(call.ledger, tracked.name, coords)
+            call.results.append((out, Reference(tracked.name, coords, experts)))
         return
     moved_labels = tensors_in(move(call, tracked.labels, value))
     producer = tracked.producer if call.name in ("view", "_unsafe_view", "reshape") else ""
@@ -79,6 +94,17 @@ def copies(call: Call) -> None:
     tracked = call.tracked(call.args[0])
     if tracked is not None:
         call.results.append((call.out, tracked))
+    if call.args[0] in call.held:
+        call.held[call.out] = call.held[call.args[0]]
+
+
+@rule("view_as_complex view_as_real")
+def pairs(call: Call) -> None:
+    """Two numbers that become one complex number are one unit."""
+    labels = call.labels(call.args[0])
+    if call.name == "view_as_real":
+        return call.give(labels.unsqueeze(-1))
+    call.give(call.ledger.tie_along(labels, {labels.dim() - 1}).squeeze(-1))
 
 
 @rule("copy_")
@@ -123,22 +149,6 @@ def restride(call: Call) -> None:
     if value.is_contiguous() and value.storage_offset() == 0 and not offset:
         moved = labels.contiguous().as_strided(*call.args[1:3])
         call.give(moved, keeps_zero=True)
-    else:
-        give_up(call)
-
-
-@rule("index index_select gather take_along_dim")
-def pick(call: Call) -> None:
-    """Indexing by constants moves labels; by computed indices it freezes those it can tell."""
-    value = call.args[0]
-    indices = tensors_in(call.args[1:])
-    tracked = call.tracked(value)
-    known = all(call.tracked(i) is None and not i.is_meta for i in indices)
-    if known and isinstance(tracked, Activation):
-        call.give(tensors_in(move(call, tracked.labels, value))[0], keeps_zero=True)
-    elif known and isinstance(tracked, Reference):
-        moved = tuple(tensors_in(move(call, coords, value))[0] for coords in tracked.coords)
-        call.results.append((call.out, Reference(tracked.name, moved)))
     else:
         give_up(call)
 

@@ -25,7 +25,14 @@ def product_of_activations(call: Call, a: Tensor, b: Tensor) -> None:
     va, vb = varying_dims(la), varying_dims(lb)
     n, k_a, k_b, m = la.dim() - 2, la.dim() - 1, lb.dim() - 2, lb.dim() - 1
     batch = call.out.shape[:-2]
+    if k_a not in va and {k_b, m} <= vb:  # places whose units have not met yet, such as a token
+        lb = ledger.tie_along(lb, {k_b}).expand(lb.shape)
+    if k_b not in vb and {k_a, n} <= va:
+        la = ledger.tie_along(la, {k_a}).expand(la.shape)
+    va, vb = varying_dims(la), varying_dims(lb)
     if k_a in va or k_b in vb or la.shape[-1] == 1:
+        if weigh_columns(call, la, lb):
+            return
         left = _rows(ledger.tie_along(la, {n}).select(n, 0), batch)
         right = _rows(ledger.tie_along(lb, {m}).select(m, 0), batch)
         found = contract_pairs(ledger, left, right)
@@ -47,6 +54,31 @@ def product_of_activations(call: Call, a: Tensor, b: Tensor) -> None:
         )
     call.record([la, lb], [found])
     call.give(found.view(*batch, 1, -1))
+
+
+def weigh_columns(call: Call, la: Tensor, lb: Tensor) -> bool:
+    """Units weighted by others and summed, column by column: gates of experts over their answers.
+
+    One row a [k] for all pairs of the batch, columns b [k, m] of units of their own; what the
+    units of a column have in common is the label of its sum.
+    """
+    ledger, n, m = call.ledger, la.dim() - 2, lb.dim() - 1
+    batch = call.out.shape[:-2]
+    for rows, columns, row_dim, column_dim in ((la, lb, n, m), (lb.mT, la.mT, n, m)):
+        if row_dim in varying_dims(rows) or not {column_dim - 1, column_dim} <= varying_dims(
+            columns
+        ):
+            continue
+        weights = torch.unique(_rows(rows.select(row_dim, 0), batch), dim=0)
+        flat = columns.expand(*batch, *columns.shape[-2:]).reshape(-1, *columns.shape[-2:])
+        if len(weights) > 1 or not bool((flat == flat[:1]).all()) or not bool((weights >= 0).all()):
+            continue
+        ledger.link(flat[0], weights[0].unsqueeze(1).expand(flat[0].shape))
+        sums = ledger.hub(flat[0].T, "sums")
+        call.record([la, lb], [sums])
+        call.give(sums if columns.data_ptr() == lb.data_ptr() else sums.unsqueeze(-1))
+        return True
+    return False
 
 
 def _rows(labels: Tensor, batch: torch.Size) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..labels import NONE, Activation, Reference, index_of, varying_dims
+from ..labels import NONE, Activation, Ledger, Reference, drop_repeats, index_of, varying_dims
 from .call import Call, give_up, rule, settings
+from .deriving import contract_vector
 from .meeting import attach, meet
 from .pairing import product_of_activations
 
@@ -35,7 +36,7 @@ def contract_weight(
             return None
         if where:
             axes[where[0]].append(axis)
-        elif dims or len(ledger.axes[weight.name, (axis,)]) > 1:
+        elif dims or weight.is_slice(ledger, axis):
             stack.append(axis)
     leftover = [a for a in range(len(moving)) if a not in (*axes["in"], *axes["out"], *stack)]
     for part in ("out", "in"):  # axes of size one
@@ -53,8 +54,40 @@ def contract_weight(
     for part, found in axes.items():
         use.place(part, *found)
     columns = _line(ledger.joint(weight, tuple(axes["in"])), in_dim)
+    rows = _line(ledger.joint(weight, tuple(axes["out"])), out_dim)
+    lead = varying_dims(x) - {x.dim() - 1}
+    if lead and not bool(ledger.is_input(x).any()) and bool((x >= 0).all()):
+        mixed = mix_places(ledger, x, columns, rows)
+        if mixed is not None:
+            return mixed
     ledger.tie(x, columns.expand(x.shape))
-    return _line(ledger.joint(weight, tuple(axes["out"])), out_dim)
+    return rows
+
+
+def mix_places(ledger: Ledger, x: Tensor, columns: Tensor, rows: Tensor) -> Tensor | None:
+    """One weight applied to several units' places, or to each of several larger units.
+
+    Each output belongs to a row of the weight and to the unit whose places it mixes. None
+    where the labels [..., k] are neither.
+    """
+    (narrow,) = drop_repeats(x)
+    narrow = narrow.expand(*narrow.shape[:-1], x.shape[-1])
+    flat = narrow.reshape(-1, x.shape[-1])
+    kept, number = torch.unique(flat, dim=0, return_inverse=True)
+    too_many = len(kept) * len(rows) > 4_000_000
+    if len(kept) == 1 or too_many or not ledger.are_siblings(kept):
+        return None
+    ordered = kept.sort(1).values
+    if bool((kept == kept[:, :1]).all()):
+        ledger.freeze(columns, "it mixes places")
+        larger = kept[:, 0]
+    elif bool((ordered[:, 1:] != ordered[:, :-1]).all()):
+        ledger.link(kept, columns.expand(kept.shape))
+        larger = ledger.hub(kept, "larger")
+    else:
+        return None
+    found = ledger.product(larger, rows)[number]
+    return found.view(*narrow.shape[:-1], len(rows))
 
 
 def contract_stack(
@@ -83,6 +116,10 @@ def contract_stack(
     wide = torch.broadcast_shapes(columns.unsqueeze(-2).shape, x.shape)
     ledger.tie(x.expand(wide), columns.unsqueeze(-2).expand(wide))
     flat = torch.cat([columns.reshape(-1, columns.shape[-1]), rows.reshape(-1, rows.shape[-1])], 1)
+    if weight.experts is not None and len(stack) == 1:
+        for found in joint.values():
+            ledger.route(weight, found, stack[0], weight.experts)
+        return rows.reshape(-1, rows.shape[-1])[0]
     if not any(varying_dims(weight.coords[a]) for a in stack):  # one slice, chosen by its number
         number = torch.zeros((), dtype=torch.int64)
         for axis in stack:
@@ -141,12 +178,12 @@ def matmul(call: Call, a: Tensor, b: Tensor) -> None:
             product_of_activations(call, a, b)
 
 
-@rule("mm bmm matmul dot mv")
+@rule("mm bmm matmul dot mv vdot")
 def product(call: Call) -> None:
     """A matrix product with a weight ties inputs to its columns and gives its rows as labels."""
     a, b = call.args[0], call.args[1]
     if b.dim() == 1 or a.dim() == 1:
-        give_up(call)
+        contract_vector(call, a, b)
     else:
         matmul(call, a, b)
 

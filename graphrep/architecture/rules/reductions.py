@@ -6,8 +6,9 @@ from math import prod
 
 from torch import Tensor
 
-from ..labels import Reference, drop_repeats, varying_dims
+from ..labels import Derived, Reference, drop_repeats, varying_dims
 from .call import Call, rule, settings, tensors_in
+from .deriving import reduce_weights
 from .meeting import attach, meet
 
 
@@ -100,10 +101,15 @@ def softmax(call: Call) -> None:
     call.give(labels)
 
 
-@rule("mean sum amax amin var std var_mean std_mean logsumexp linalg_vector_norm norm prod any all")
+@rule(
+    "mean sum amax amin var std var_mean std_mean logsumexp linalg_vector_norm norm prod any "
+    "all nansum"
+)
 def reduction(call: Call) -> None:
     """A reduction keeps a label that is constant over what is reduced, else drops it."""
     value = call.args[0]
+    if isinstance(call.tracked(value), Reference | Derived):
+        return reduce_weights(call, *_reduced_dims(call, value.dim()))
     labels = call.labels(value)
     dims, keep = _reduced_dims(call, labels.dim())
     if varying_dims(labels) & dims:
