@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,9 @@ def _roles_and_gains(architecture: Architecture) -> tuple[Tensor, Tensor]:
         number = ROLES.index(block.role) if block.role in ROLES else ROLES.index("other")
         tensor_of(spec, role).fill_(number)
         if block.role == "weight" and block.target_axis is not None:
-            fan_in[block.tensor] = max(1, spec.numel // spec.shape[block.target_axis])
+            axes = block.layout[block.target_axis] if block.layout else (block.target_axis,)
+            num_rows = prod(spec.shape[axis] for axis in axes)
+            fan_in[block.tensor] = max(1, spec.numel // max(1, num_rows))
     for block in architecture.blocks:
         source = block.tensor if block.role == "weight" else block.leader
         if block.role in ("weight", "bias") and source in fan_in:

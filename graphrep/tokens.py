@@ -4,7 +4,8 @@ One grid serves every encoder and the decoder. A row holds what belongs to one
 output unit: its incoming weights and its bias, or the scale, shift and
 statistics of its norm. Knows places in theta; knows no encoder.
 
-Letters in shapes: B batch, P parameters, T tokens, S token size.
+Letters in shapes: B batch, P parameters, T tokens, S token size, R readers (kinds of
+rows that read from the same units), K means of units that a reader reads at most.
 Source: SANE, Schürholt et al. 2024, arXiv:2406.09997. There a norm costs three
 nearly empty tokens a channel and a long row leaves its last piece nearly empty;
 here a norm shares one row and pieces are of even length.
@@ -14,11 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .architecture import Architecture
+from .architecture import Architecture, Block
 from .architecture.reorder import tensor_of
 
 
@@ -30,6 +33,9 @@ class TokenGrid:
     position: Tensor  # int64 [T, 3]: global index n, layer l, output unit k
     target: Tensor  # int64 [T], node of the row's output unit, -1 for opaque rows
     layers: tuple[str, ...]  # the tensor that leads each layer's rows
+    sources: tuple[tuple[str, int], ...]  # units that rows read from, and in how many groups
+    reads: Tensor  # int64 [R, K], groups of `sources` counted through, -1 where there are fewer
+    reader: Tensor  # int64 [T], the row of `reads` that says what a token's row reads from
     num_parameters: int
 
     @property
@@ -43,12 +49,13 @@ class TokenGrid:
 
     def cut(self, theta: Tensor) -> Tensor:
         """theta [B, P] -> tokens [B, T, S], zero where padded."""
-        return theta[:, self.index.clamp(min=0)] * self.mask
+        index = self.index.to(theta.device)
+        return theta[:, index.clamp(min=0)] * (index >= 0)
 
     def join(self, tokens: Tensor) -> Tensor:
         """tokens [B, T, S] -> theta [B, P]; the inverse of `cut`."""
         theta = tokens.new_empty(len(tokens), self.num_parameters)
-        theta[:, self.index[self.mask]] = tokens[:, self.mask]
+        theta[:, self.index[self.mask].to(theta.device)] = tokens[:, self.mask.to(theta.device)]
         return theta
 
 
@@ -61,27 +68,33 @@ def token_grid(architecture: Architecture, token_size: int) -> TokenGrid:
     """
     if token_size < 1:
         raise ValueError(f"token_size must be at least 1, got {token_size}")
-    places = torch.arange(architecture.num_parameters)
-    nodes = node_starts(architecture)
-    pieces, positions, targets = [], [], []
-    layers = _layers(architecture, places, nodes)
-    for layer, (_, rows, row_targets) in enumerate(layers):
-        num_pieces = -(-rows.shape[1] // token_size)
-        cut = torch.full((len(rows), num_pieces, token_size), -1)
-        for number, piece in enumerate(rows.tensor_split(num_pieces, dim=1)):
-            cut[:, number, : piece.shape[1]] = piece
+    pieces, positions, targets, readers = [], [], [], []
+    layers = _layers(architecture)
+    sources, reads, reader_of_row = _readers(architecture, layers)
+    for number, layer in enumerate(layers):
+        num_pieces = -(-layer.places.shape[1] // token_size)
+        cut = torch.full((len(layer.places), num_pieces, token_size), -1)
+        for p, piece in enumerate(layer.places.tensor_split(num_pieces, dim=1)):
+            cut[:, p, : piece.shape[1]] = piece
         pieces.append(cut.flatten(0, 1))
-        k = torch.arange(len(rows))
-        positions.append(
-            torch.stack([torch.full_like(k, layer), k], 1).repeat_interleave(num_pieces, 0)
-        )
-        targets.append(row_targets.repeat_interleave(num_pieces))
-    index = torch.cat(pieces) if pieces else torch.empty(0, token_size, dtype=torch.int64)
-    position = torch.cat(positions) if positions else torch.empty(0, 2, dtype=torch.int64)
-    numbered = torch.cat([torch.arange(len(index)).unsqueeze(1), position], 1)
-    target = torch.cat(targets) if targets else torch.empty(0, dtype=torch.int64)
-    names = tuple(name for name, _, _ in layers)
-    return TokenGrid(index, numbered, target, names, architecture.num_parameters)
+        k = torch.arange(len(layer.places))
+        position = torch.stack([torch.full_like(k, number), k], 1)
+        positions.append(position.repeat_interleave(num_pieces, 0))
+        targets.append(layer.nodes.repeat_interleave(num_pieces))
+        readers.append(reader_of_row[number].repeat_interleave(num_pieces))
+    none = torch.empty(0, dtype=torch.int64)
+    index = torch.cat([none.view(0, token_size), *pieces])
+    position = torch.cat([none.view(0, 2), *positions])
+    return TokenGrid(
+        index=index,
+        position=torch.cat([torch.arange(len(index)).unsqueeze(1), position], 1),
+        target=torch.cat([none, *targets]),
+        layers=tuple(layer.leader.tensor for layer in layers),
+        sources=sources,
+        reads=reads,
+        reader=torch.cat([none, *readers]),
+        num_parameters=architecture.num_parameters,
+    )
 
 
 def node_starts(architecture: Architecture) -> dict[str, int]:
@@ -93,49 +106,93 @@ def node_starts(architecture: Architecture) -> dict[str, int]:
     return starts
 
 
-def _layers(
-    architecture: Architecture, places: Tensor, nodes: dict[str, int]
-) -> list[tuple[str, Tensor, Tensor]]:
-    """Each leading tensor, its rows [n, length] with those that follow it, their nodes [n]."""
-    axis_of = {b.tensor: b.target_axis for b in reversed(architecture.blocks)}
-    leaders: dict[str, list[str]] = {}
-    for block in architecture.blocks:
-        leader = (
-            block.leader if _may_follow(architecture, block.leader, block.tensor, axis_of) else ""
-        )
-        members = leaders.setdefault(leader or block.tensor, [leader or block.tensor])
-        if block.tensor not in members:
-            members.append(block.tensor)
-    layers = []
-    for leader, members in leaders.items():
-        rows = torch.cat([_rows(architecture, places, name, axis_of[name]) for name in members], 1)
-        if rows.numel():
-            layers.append((leader, rows, _row_nodes(architecture, leader, len(rows), nodes)))
-    return layers
+class _Layer(NamedTuple):
+    leader: Block  # the first block of the tensor that leads
+    places: Tensor  # int64 [n, length]: its rows in theta, with those that follow it
+    nodes: Tensor  # int64 [n], -1 where a row belongs to no unit
 
 
-def _may_follow(
-    a: Architecture, leader: str, follower: str, axis_of: dict[str, int | None]
-) -> bool:
-    """Whether the follower has a row for each row of its leader."""
-    if leader not in axis_of or axis_of[leader] is None or axis_of[follower] is None:
-        return False
-    sizes = [a.tensor[name].shape[axis_of[name] or 0] for name in (leader, follower)]
-    return sizes[0] == sizes[1]
-
-
-def _rows(a: Architecture, places: Tensor, name: str, axis: int | None) -> Tensor:
-    value = tensor_of(a.tensor[name], places)
-    if axis is None:
-        return value.reshape(1, -1) if value.dim() < 2 else value.flatten(1)
-    return value.movedim(axis, 0).reshape(value.shape[axis], -1)
-
-
-def _row_nodes(a: Architecture, name: str, num_rows: int, nodes: dict[str, int]) -> Tensor:
-    result = torch.full((num_rows,), -1)
+def _layers(a: Architecture) -> list[_Layer]:
+    """Each leading tensor's rows, with those of the tensors that follow it."""
+    places, starts = torch.arange(a.num_parameters), node_starts(a)
+    first = {block.tensor: block for block in reversed(a.blocks)}
+    rows = {name: _rows(a, places, block) for name, block in first.items()}
+    nodes = {name: _row_nodes(a, block, len(rows[name]), starts) for name, block in first.items()}
+    members: dict[str, dict[str, None]] = {}
     for block in a.blocks:
-        if block.tensor == name and block.target is not None and block.target_axis is not None:
-            index = block.axes[block.target_axis].index()
-            members = torch.arange(index.shape[0]).unsqueeze(1).expand(index.shape)
-            result[index.flatten()] = nodes[block.target] + members.flatten()
+        leader = first.get(block.leader)
+        follows = (
+            leader is not None
+            and leader.target_axis is not None
+            and first[block.tensor].target_axis is not None
+            and torch.equal(nodes[leader.tensor], nodes[block.tensor])
+        )
+        name = block.leader if follows else block.tensor
+        members.setdefault(name, {name: None})[block.tensor] = None
+    return [
+        _Layer(first[name], torch.cat([rows[member] for member in found], 1), nodes[name])
+        for name, found in members.items()
+        if rows[name].numel()
+    ]
+
+
+def _rows(a: Architecture, places: Tensor, block: Block) -> Tensor:
+    """Places of a whole tensor in theta, a row an output unit as its block sees them."""
+    value = tensor_of(a.tensor[block.tensor], places)
+    if block.layout:
+        sizes = [prod(value.shape[axis] for axis in merged) for merged in block.layout]
+        value = value.permute([axis for merged in block.layout for axis in merged]).reshape(sizes)
+    if block.target_axis is None:
+        return value.reshape(1, -1) if value.dim() < 2 else value.flatten(1)
+    return value.movedim(block.target_axis, 0).reshape(value.shape[block.target_axis], -1)
+
+
+def _along(a: Architecture, first: Block) -> list[tuple[Block, Tensor]]:
+    """The blocks that share a tensor's rows, and their units' rows [members, slots]."""
+    return [
+        (block, block.axes[block.target_axis].index())
+        for block in a.blocks
+        if block.tensor == first.tensor
+        and block.target is not None
+        and block.target_axis is not None
+        and (block.target_axis, block.layout) == (first.target_axis, first.layout)
+    ]
+
+
+def _row_nodes(a: Architecture, first: Block, num_rows: int, starts: dict[str, int]) -> Tensor:
+    result = torch.full((num_rows,), -1)
+    for block, index in _along(a, first):
+        assert block.target is not None
+        members = torch.arange(len(index)).unsqueeze(1).expand(index.shape)
+        result[index.flatten()] = starts[block.target] + members.flatten()
     return result
+
+
+def _readers(
+    a: Architecture, layers: list[_Layer]
+) -> tuple[tuple[tuple[str, int], ...], Tensor, list[Tensor]]:
+    """`sources` and `reads` of the grid, and the reader of each layer's rows."""
+    start: dict[tuple[str, int], int] = {}
+    total, num_readers = 0, 0
+    reads, readers = [], []
+    for layer in layers:
+        columns: dict[tuple[str, int], Tensor] = {}
+        for block, index in _along(a, layer.leader):
+            if block.source is None:
+                continue
+            source = (block.source, block.groups)
+            if source not in start:
+                start[source] = total
+                total += block.groups
+            column = columns.setdefault(source, torch.full((len(layer.places),), -1))
+            group = torch.arange(len(index)) // (len(index) // block.groups)
+            column[index.flatten()] = start[source] + group.repeat_interleave(index.shape[1])
+        empty = torch.full((len(layer.places), 1), -1)
+        found = torch.stack(list(columns.values()), 1) if columns else empty
+        different, reader = torch.unique(found, dim=0, return_inverse=True)
+        reads.append(different)
+        readers.append(num_readers + reader)
+        num_readers += len(different)
+    most = max((r.shape[1] for r in reads), default=1)
+    padded = [torch.nn.functional.pad(r, (0, most - r.shape[1]), value=-1) for r in reads]
+    return tuple(start), torch.cat([torch.empty(0, most, dtype=torch.int64), *padded]), readers

@@ -86,7 +86,24 @@ def _round(layer, architecture, state, bundles, names, num_nodes):
         count_out[names[block.source]] += 1
     incoming = incoming / count_in.clamp(min=1)[owner].unsqueeze(1)
     outgoing = outgoing / count_out.clamp(min=1)[owner].unsqueeze(1)
-    return layer.units(state, normal, incoming, outgoing), updated
+    heard = F.linear(_kin(architecture, normal, names, owner), layer.kin)
+    return layer.units(state, normal, incoming, outgoing, heard), updated
+
+
+def _kin(architecture, normal, names, owner):
+    """Means of a node's children and of its parents, [N, 2C], an edge from child to parent."""
+    nodes = [torch.nonzero(owner == i).flatten() for i in range(len(names))]
+    children, parents = torch.zeros_like(normal), torch.zeros_like(normal)
+    kinds_of_children = torch.zeros(len(names))
+    for units in architecture.units:
+        for parent in units.parents:
+            child_node = nodes[names[units.name]]
+            parent_node = nodes[names[parent.units]][parent.of(units.size)]
+            children += scatter(normal[child_node], parent_node, 0, len(normal), "mean")
+            parents.index_add_(0, child_node, normal[parent_node] / len(units.parents))
+            kinds_of_children[names[parent.units]] += 1
+    children /= kinds_of_children.clamp(min=1)[owner].unsqueeze(1)
+    return torch.cat([children, parents], 1)
 
 
 def _message(message: Message, edge: Tensor, neighbour: Tensor, at: Tensor, num: int) -> Tensor:

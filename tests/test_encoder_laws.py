@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import Tensor
 
 import graphrep
 from graphrep.architecture import Architecture, trace
+from graphrep.architecture.nesting import above, draw
 from graphrep.architecture.reorder import reorder_theta, tensor_of
-from graphrep.decoders import DecoderConfig
+from graphrep.architecture.spec import Block, Span, TensorSpec
 from graphrep.encoders import (
     Batch,
     EncoderConfig,
-    GraphEncoderConfig,
+    GraphEncoder,
     RawEncoderConfig,
     StatisticsEncoderConfig,
-    TokenEncoderConfig,
 )
 from graphrep.encoders.base import depth_weights
-from graphrep.model import ModelConfig, WeightModel
 from graphrep.tokens import token_grid
+from graphrep.training import TrainingConfig, train
 
-from .architectures import CASES, IDS, Case
+from .architectures import CASES, Case
+from .encoding import (
+    ENCODERS,
+    GRAPH,
+    TOKEN,
+    architecture_of,
+    every_case,
+    model,
+    networks,
+    relative,
+)
+from .nested import DESIGNS, Design, without_parents
 from .references import explicit_units
 
-every_case = pytest.mark.parametrize("case", CASES, ids=IDS)
-GRAPH = GraphEncoderConfig(unit_dim=12, edge_dim=4, value_dim=3, num_rounds=2)
-TOKEN = TokenEncoderConfig(model_dim=16, num_heads=2, num_layers=1)
-ENCODERS = [GRAPH, TOKEN, StatisticsEncoderConfig(), RawEncoderConfig()]
-
-
-def model(config: EncoderConfig = GRAPH) -> WeightModel:
-    torch.manual_seed(0)
-    decoder = DecoderConfig(model_dim=16, num_heads=2, num_layers=1)
-    built = WeightModel(ModelConfig(encoder=config, decoder=decoder, token_size=8, latent_dim=8))
-    return built.double().eval()
-
-
-def networks(architecture: Architecture, num: int = 4) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(num, architecture.num_parameters, generator=generator, dtype=torch.float64)
-
-
-def relative(change: Tensor, embeddings: Tensor) -> float:
-    """Largest change, relative to the spread between networks."""
-    spread = (embeddings - embeddings.mean(0)).abs().max()
-    assert spread > 1e-6  # an encoder that ignores its input is invariant too
-    return float(change.abs().max() / spread)
+every_break = pytest.mark.parametrize(
+    ("design", "number"),
+    [(d, n) for d in DESIGNS for n in range(len(d.broken))],
+    ids=lambda value: value.name if isinstance(value, Design) else str(value),
+)
 
 
 @torch.no_grad()
@@ -61,8 +55,8 @@ def order_effect(encoder: EncoderConfig, architecture: Architecture) -> float:
 
 
 @every_case
-def test_the_graph_embedding_ignores_the_order_of_hidden_units(case: Case) -> None:
-    assert order_effect(GRAPH, trace(case.module(), case.example())) < 1e-9
+def test_the_graph_embedding_ignores_the_order_of_hidden_units(case: Case | Design) -> None:
+    assert order_effect(GRAPH, architecture_of(case)) < 1e-9
 
 
 def test_layer_statistics_ignore_the_order_too() -> None:
@@ -78,8 +72,8 @@ def test_flat_encoders_see_the_order(encoder: EncoderConfig) -> None:
 
 @every_case
 @torch.no_grad()
-def test_unit_embeddings_move_along(case: Case) -> None:
-    architecture = trace(case.module(), case.example())
+def test_unit_embeddings_move_along(case: Case | Design) -> None:
+    architecture = architecture_of(case)
     theta, built = networks(architecture), model()
     permutation = graphrep.random_permutation(architecture, torch.Generator().manual_seed(4))
     before = built.encode(theta, architecture).units
@@ -93,40 +87,75 @@ def test_unit_embeddings_move_along(case: Case) -> None:
         assert relative(after[:, group] - before[:, group][:, order], before) < 1e-9
         moved += float((after[:, group] - before[:, group]).abs().max())
         start += units.size
-    if max(case.hidden) > 1:
+    if any(u.size > 1 for u in architecture.units if not u.fixed):
         assert moved > 1e-6  # units that are all alike would move along as well
 
 
 @every_case
 @torch.no_grad()
-def test_token_latents_read_only_their_own_numbers_and_their_units(case: Case) -> None:
+def test_token_latents_read_only_their_own_numbers_and_their_units(case: Case | Design) -> None:
     """A row whose own numbers do not move, at a unit that does, takes its latent along."""
-    architecture = trace(case.module(), case.example())
-    first = next(
-        u for u in architecture.units
-        if not u.fixed
-        and all(b.source != u.name for b in architecture.blocks if b.target == u.name)
-    )  # fmt: skip
+    architecture = architecture_of(case)
     grid = token_grid(architecture, 8)
-    leader = next(
+    block = next(
         b for b in architecture.blocks
-        if b.target == first.name and b.tensor in grid.layers
+        if b.target is not None and not architecture.unit[b.target].fixed
         and (b.source is None or architecture.unit[b.source].fixed)
-        and architecture.tensor[b.tensor].shape[b.target_axis or 0] == first.size
+        and all(c.source != b.target for c in architecture.blocks if c.target == b.target)
+        and b.tensor in grid.layers
     )  # fmt: skip
+    assert block.target is not None and block.target_axis is not None
+    units = architecture.unit[block.target]
     theta, built = networks(architecture), model()
-    order = torch.randperm(first.size, generator=torch.Generator().manual_seed(1))
+    orders = draw(architecture, names=above(architecture, {units.name}), shift=True)
     before = built.encode(theta, architecture).tokens
-    after = built.encode(
-        reorder_theta(architecture, theta, {first.name: order}), architecture
-    ).tokens
-    rows = torch.nonzero(grid.position[:, 1] == grid.layers.index(leader.tensor)).flatten()
-    pieces = len(rows) // first.size
-    index = rows.view(first.size, pieces)
-    moved = after[:, index] - before[:, index[order]]
+    after = built.encode(reorder_theta(architecture, theta, orders), architecture).tokens
+    here = torch.nonzero(grid.position[:, 1] == grid.layers.index(block.tensor)).flatten()
+    rows = here.view(int(grid.position[here, 2].max()) + 1, -1)
+    index = rows[block.axes[block.target_axis].index()].flatten(1)  # a row a unit
+    moved = after[:, index] - before[:, index[orders[units.name]]]
     assert relative(moved, before) < 1e-9
-    if first.size > 1:
+    if units.size > 1:
         assert (after[:, index] - before[:, index]).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_token_latents_read_the_sources_of_their_own_group_only() -> None:
+    """Input 0 reaches the channels of group 0 alone, and with them the rows that read these."""
+    design = next(d for d in DESIGNS if d.name == "grouped-convolution")
+    architecture = design.architecture()
+    grid = token_grid(architecture, 8)
+    state = {u.name: torch.arange(float(u.size)).view(1, -1, 1) for u in architecture.units}
+    batch = Batch(architecture, networks(architecture, 1), 8)
+    found = GraphEncoder._source_means(batch, state, torch.zeros(1, 1, 1))[0, :, 0]
+    here = grid.position[:, 1] == grid.layers.index("conv2.weight")
+    group = grid.position[here, 2] // 3
+    assert torch.equal(found[here], group * 2 + 0.5)  # channels 2g and 2g + 1
+    assert (found[grid.position[:, 1] == grid.layers.index("head.weight")] == 5.5).all()
+
+
+@every_break
+@torch.no_grad()
+def test_the_graph_embedding_notices_what_leaves_its_parents(design: Design, number: int) -> None:
+    """A dim leaves its head, heads leave their values: test_nested.py has the outputs."""
+    architecture = design.architecture()
+    theta, built = networks(architecture), model()
+    orders = {name: torch.tensor(order) for name, order in design.broken[number].items()}
+    changed = reorder_theta(without_parents(architecture), theta, orders)
+    before = built.encode(theta, architecture).model
+    assert relative(built.encode(changed, architecture).model - before, before) > 1e-4
+
+
+@torch.no_grad()
+def test_without_parents_an_embedding_misses_what_leaves_its_head() -> None:
+    """The control of the controls: it is the parents that tell."""
+    design = DESIGNS[0]
+    flat = without_parents(design.architecture())
+    theta, built = networks(flat), model()
+    orders = {name: torch.tensor(order) for name, order in design.broken[0].items()}
+    before = built.encode(theta, flat).model
+    after = built.encode(reorder_theta(flat, theta, orders), flat).model
+    assert relative(after - before, before) < 1e-9
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
@@ -148,8 +177,10 @@ def test_the_graph_embedding_notices_a_reordering_that_changes_the_function(side
 @every_case
 @pytest.mark.parametrize("config", ENCODERS, ids=lambda c: c.name)
 @torch.no_grad()
-def test_an_embedding_does_not_depend_on_the_batch(case: Case, config: EncoderConfig) -> None:
-    architecture = trace(case.module(), case.example())
+def test_an_embedding_does_not_depend_on_the_batch(
+    case: Case | Design, config: EncoderConfig
+) -> None:
+    architecture = architecture_of(case)
     theta, built = networks(architecture), model(config)
     together = built.encode(theta, architecture)
     alone = built.encode(theta[1:2], architecture)
@@ -167,7 +198,7 @@ def test_an_embedding_does_not_depend_on_the_batch(case: Case, config: EncoderCo
 def test_an_embedding_does_not_depend_on_padding(config: EncoderConfig) -> None:
     """Nothing stands where a token is padded, whatever the padded places would have held."""
     case = CASES[5]
-    architecture = trace(case.module(), case.example())
+    architecture = architecture_of(case)
     theta, built = networks(architecture), model(config)
     grid = token_grid(architecture, 8)
     assert not grid.mask.all()
@@ -181,13 +212,64 @@ def test_an_embedding_does_not_depend_on_padding(config: EncoderConfig) -> None:
 
 @every_case
 @torch.no_grad()
-def test_the_dense_path_equals_explicit_edges(case: Case) -> None:
-    architecture = trace(case.module(), case.example())
+def test_the_dense_path_equals_explicit_edges(case: Case | Design) -> None:
+    architecture = architecture_of(case)
     values, encoder = networks(architecture, 2), model().encoder
     found = encoder(Batch(architecture, values, 8)).units
     expected = explicit_units(encoder, architecture, values[0])
     assert relative(found[0] - expected, found) < 1e-9
     assert relative(found[1] - expected, found) > 1e-6
+
+
+@every_case
+@torch.no_grad()
+def test_the_tokens_of_a_window_are_those_of_the_whole(case: Case | Design) -> None:
+    architecture = architecture_of(case)
+    values, encoder = networks(architecture, 2), model().encoder
+    window = slice(1, 6)
+    whole = encoder(Batch(architecture, values, 8)).tokens
+    part = encoder(Batch(architecture, values, 8, window=window)).tokens
+    assert relative(part - whole[:, window], whole) < 1e-9
+    moved = encoder(Batch(architecture, values, 8, window=slice(0, 5))).tokens
+    if len(whole[0]) > 5:
+        assert relative(moved - whole[:, window], whole) > 1e-6
+
+
+def test_encoder_and_decoder_learn_on_units_within_units(tmp_path: Path) -> None:
+    """Views, masks, windows and losses work on these designs; what reads parents learns too."""
+    found = []
+    for number, design in enumerate(DESIGNS):
+        architecture = design.architecture()
+        generator = torch.Generator().manual_seed(number)
+        found.append(
+            (architecture, torch.randn(6, architecture.num_parameters, generator=generator))
+        )
+    built = model().float()
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    settings = TrainingConfig(
+        num_steps=12, batch_size=4, validate_every=12, contrast_weight=0.1, window=16, num_threads=1
+    )
+    train(built, found, found, settings, tmp_path)
+    after = built.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    for number in range(GRAPH.num_rounds):
+        name = f"encoder.rounds.{number}.kin"
+        assert not torch.equal(after[name], before[name])
+    with torch.no_grad():
+        for architecture, theta in found:
+            decoded = built.decode(built.encode(theta, architecture).tokens, architecture)
+            assert decoded.shape == theta.shape and decoded.isfinite().all()
+
+
+@pytest.mark.parametrize("config", ENCODERS, ids=lambda c: c.name)
+def test_encoders_run_where_their_values_are(config: EncoderConfig) -> None:
+    """`meta` stands for any other device: mixing it with the CPU is an error."""
+    encoder = model(config).encoder.to("meta")
+    for design in DESIGNS:
+        architecture = design.architecture()
+        values = torch.zeros(2, architecture.num_parameters, device="meta", dtype=torch.float64)
+        found = encoder(Batch(architecture, values, 8, values > 0))
+        assert found.model.is_meta and found.tokens.is_meta
 
 
 @torch.no_grad()
@@ -197,6 +279,18 @@ def test_extreme_and_broken_weights_stay_finite() -> None:
     theta[0] *= 1e8
     theta[1, 3], theta[2, 4] = float("nan"), float("inf")
     assert built.encode(theta, architecture).model.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_network_without_units_has_an_embedding() -> None:
+    """All its tensors are opaque; their moments are what is known."""
+    spec = TensorSpec(name="w", shape=(3, 4), dtype="float32", role="parameter", offset=0)
+    axes = tuple(Span(units=None, size=1, slots=size) for size in spec.shape)
+    block = Block(name="w", tensor="w", kind="opaque", role="opaque", axes=axes)
+    architecture = Architecture(name="opaque", units=(), blocks=(block,), tensors=(spec,))
+    found = model().encode(networks(architecture), architecture)
+    assert relative(found.model[1:] - found.model[:-1], found.model) > 1e-6
+    assert relative(found.tokens[1:] - found.tokens[:-1], found.tokens) > 1e-6
 
 
 def test_depths_keep_first_and_last_apart() -> None:

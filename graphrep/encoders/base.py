@@ -60,7 +60,7 @@ def depth_weights(num: int, num_slots: int, like: Tensor) -> Tensor:
     first and last always land on the first and last slot. Rows sum to one
     (zero for a slot that no layer reaches).
     """
-    place = torch.linspace(0, num_slots - 1, num) if num > 1 else torch.zeros(1)
+    place = torch.linspace(0, num_slots - 1, num) if num != 1 else torch.zeros(1)
     slots = torch.arange(num_slots).unsqueeze(1)
     weights = (1 - (place - slots).abs()).clamp(min=0)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)

@@ -24,7 +24,7 @@ from ..architecture.reorder import read_block
 from ..architecture.rules import ACTIVATIONS
 from ..scaling import ROLES
 from .base import NUM_MOMENTS, Batch, Embedding, Encoder, depth_weights, layer_moments
-from .message_passing import Round
+from .message_passing import Kin, Round, fold, kin, unfold
 
 KINDS = ("input", "hidden", "output", "fixed")
 ACTIVATION_NAMES = ("none", "other", *ACTIVATIONS.split())
@@ -79,10 +79,12 @@ class GraphEncoder(Encoder):
         a = batch.architecture
         state = self._start(batch)
         edges = {i: self._edge(batch, b) for i, b in enumerate(a.blocks) if b.source is not None}
+        nested = kin(a, batch.values.device)
         for layer in self.rounds:
             assert isinstance(layer, Round)
-            state, edges = self._round(layer, a, state, edges)
-        units = torch.cat([state[u.name] for u in a.units], 1)
+            state, edges = self._round(layer, a, state, edges, nested)
+        none = batch.values.new_zeros(len(batch.values), 0, self.config.unit_dim)
+        units = torch.cat([none, *(state[u.name] for u in a.units)], 1)
         return Embedding(
             tokens=self._tokens(batch, units, state),
             model=self._pool(batch, state, edges),
@@ -123,7 +125,7 @@ class GraphEncoder(Encoder):
         return torch.cat([positions, role.expand(len(positions), -1)], 1)
 
     def _edge(self, batch: Batch, block: Block) -> Tensor:
-        """A unit pair's numbers, whatever their count, as edge channels: [B, t, s, E]."""
+        """A unit pair's numbers, whatever their count, as edge channels: [B * groups, t, s, E]."""
         numbers = read_block(batch.architecture, block, batch.values)
         functions = self.kernel(self._features(block)) / block.num_features**0.5
         edge = self.edge_start(nn.functional.gelu(numbers @ functions))
@@ -132,11 +134,15 @@ class GraphEncoder(Encoder):
             seen = read_block(batch.architecture, block, batch.visible.to(numbers))
             role = self.role.weight[_role(block)]
             edge = edge + (1 - seen.mean(-1, keepdim=True)) * self.kernel_seen(role)
-        return edge
+        return fold(edge, block.groups)
 
     @staticmethod
     def _round(
-        layer: Round, a: Architecture, state: dict[str, Tensor], edges: dict[int, Tensor]
+        layer: Round,
+        a: Architecture,
+        state: dict[str, Tensor],
+        edges: dict[int, Tensor],
+        nested: list[Kin],
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         normal = {name: layer.norm(s) for name, s in state.items()}
         incoming = {name: torch.zeros_like(s) for name, s in state.items()}
@@ -147,20 +153,24 @@ class GraphEncoder(Encoder):
         for number, edge in edges.items():
             block = a.blocks[number]
             assert block.source is not None and block.target is not None
-            source, target = normal[block.source], normal[block.target]
+            source = fold(normal[block.source], block.groups)
+            target = fold(normal[block.target], block.groups)
             edge = layer.edges(edge, target, source)
             updated[number] = edge
-            incoming[block.target] = incoming[block.target] + layer.forward_message(edge, source)
-            back = layer.backward_message(edge.transpose(1, 2), target)
+            message = unfold(layer.forward_message(edge, source), block.groups)
+            incoming[block.target] = incoming[block.target] + message
+            back = unfold(layer.backward_message(edge.transpose(1, 2), target), block.groups)
             outgoing[block.source] = outgoing[block.source] + back
             counts_in[block.target] = counts_in.get(block.target, 0) + 1
             counts_out[block.source] = counts_out.get(block.source, 0) + 1
+        heard = layer.hear_kin(normal, nested) if nested else {}
         new = {
             name: layer.units(
                 s,
                 normal[name],
                 incoming[name] / max(1, counts_in.get(name, 0)),
                 outgoing[name] / max(1, counts_out.get(name, 0)),
+                heard.get(name),
             )
             for name, s in state.items()
         }
@@ -175,9 +185,9 @@ class GraphEncoder(Encoder):
             if batch.visible is None
             else grid.cut(batch.visible.to(own))[:, window]
         )
-        target = grid.target[window].to(units.device)
-        ends = units[:, target.clamp(min=0)] * (target >= 0).unsqueeze(1)
-        sources = self._source_means(batch, state)[:, window]
+        nothing = units.new_zeros(len(units), 1, units.shape[2])
+        ends = torch.cat([units, nothing], 1)[:, grid.target[window].to(units.device)]  # -1 is last
+        sources = self._source_means(batch, state, nothing)
         hidden = self.token_own(torch.cat([own, seen], -1)) + self.token_ends(
             torch.cat([ends, sources], -1)
         )
@@ -185,29 +195,25 @@ class GraphEncoder(Encoder):
         return self.token_out(torch.cat([hidden, own], -1))
 
     @staticmethod
-    def _source_means(batch: Batch, state: dict[str, Tensor]) -> Tensor:
-        """Mean state of the units that each token's row reads from, [B, T, C]."""
-        a, grid = batch.architecture, batch.grid
-        means = []
-        for layer in grid.layers:
-            sources = [b.source for b in a.blocks if b.tensor == layer and b.source]
-            reads = [state[s].mean(1) for s in dict.fromkeys(sources)]
-            zero = torch.zeros_like(next(iter(state.values()))[:, 0])
-            means.append(torch.stack(reads).mean(0) if reads else zero)
-        return torch.stack(means, 1)[:, grid.position[:, 1].to(batch.values.device)]
+    def _source_means(batch: Batch, state: dict[str, Tensor], nothing: Tensor) -> Tensor:
+        """Mean state of the units that each of the window's tokens reads from, [B, T, C]."""
+        grid = batch.grid
+        means = [state[name].unflatten(1, (groups, -1)).mean(2) for name, groups in grid.sources]
+        reads = grid.reads.to(nothing.device)
+        found = torch.cat([*means, nothing], 1)[:, reads].sum(2)  # -1 is last
+        found = found / (reads >= 0).sum(1, keepdim=True).clamp(min=1)
+        return found[:, grid.reader[batch.window].to(nothing.device)]
 
     def _pool(self, batch: Batch, state: dict[str, Tensor], edges: dict[int, Tensor]) -> Tensor:
         """Mean and deviation of unit states a group and edge channels a layer, spread by depth."""
-        slots = self.config.num_slots
-        groups = torch.stack(
-            [_mean_and_deviation(state[u.name]) for u in batch.architecture.units], 1
-        )
-        pooled = [(depth_weights(groups.shape[1], slots, groups) @ groups).flatten(1)]
-        if edges:
-            layers = torch.stack([_mean_and_deviation(e.flatten(1, 2)) for e in edges.values()], 1)
-            pooled.append((depth_weights(layers.shape[1], slots, layers) @ layers).flatten(1))
-        else:
-            pooled.append(groups.new_zeros(len(groups), slots * 2 * self.config.edge_dim))
+        slots, C, E = self.config.num_slots, self.config.unit_dim, self.config.edge_dim
+        groups = [state[u.name] for u in batch.architecture.units]
+        layers = [e.reshape(len(batch.values), -1, E) for e in edges.values()]
+        pooled = []
+        for parts, width in ((groups, C), (layers, E)):
+            none = batch.values.new_zeros(len(batch.values), 0, 2 * width)
+            found = torch.stack([_mean_and_deviation(p) for p in parts], 1) if parts else none
+            pooled.append((depth_weights(len(parts), slots, found) @ found).flatten(1))
         if self.config.moments:
             pooled.append(layer_moments(batch.values, batch.architecture, slots))
         return torch.cat(pooled, 1)
