@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from .architecture.verify import verify as verify_symmetries
 if TYPE_CHECKING:
     import networkx
     from torch_geometric.data import Data
+
+    from .summary import Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +121,27 @@ class ParameterGraph:
 
         return from_pyg(data, architecture)
 
-    def to_networkx(self) -> networkx.MultiDiGraph:
-        """The same nodes and edges with readable attributes; see `graphrep.interchange`."""
+    def to_networkx(
+        self, level: Literal["neurons", "architecture"] = "neurons"
+    ) -> networkx.MultiDiGraph:
+        """The same nodes and edges with readable attributes, or unit groups and blocks."""
         from .interchange import to_networkx
 
-        return to_networkx(self)
+        return to_networkx(self, level)
+
+    def to_graphml(
+        self, path: Path | str, level: Literal["neurons", "architecture"] = "neurons"
+    ) -> None:
+        """Write `to_networkx(level)` as a GraphML file; see `graphrep.interchange.to_graphml`."""
+        from .interchange import to_graphml
+
+        to_graphml(self, path, level)
+
+    def summary(self) -> Summary:
+        """Tables of unit groups and blocks, with totals: print it; see `graphrep.summary`."""
+        from .summary import summarize
+
+        return summarize(self.architecture)
 
     def report(self) -> str:
         """What was derived and what was given up, for reading."""
@@ -142,7 +161,12 @@ class ParameterGraph:
 
 
 def to_graph(
-    model: nn.Module, example_inputs: Inputs, *, name: str = "", verify: bool = True
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    name: str = "",
+    verify: bool = True,
+    strict: bool = False,
 ) -> ParameterGraph:
     """The parameter graph of any module, with its values.
 
@@ -152,14 +176,17 @@ def to_graph(
             keyword arguments. Small ones do.
         name: Of the architecture; by default the module's class.
         verify: Check the derived symmetries numerically, once an architecture.
+        strict: Raise where an operation without a rule costs a symmetry; by default the units
+            that it touches keep their places and `report()` says so.
 
     Raises:
-        ValueError: the module does not run on the inputs, or holds state that is no tensor.
+        ValueError: the module does not run on the inputs, or holds state that is no tensor;
+            or, when strict, the operation without a rule, its module and line.
 
     Source: parameter graphs, Lim et al. 2024, arXiv:2312.04501. Here kernels stay one
     edge bundle a channel pair, and topology never depends on values.
     """
-    architecture = trace(model, example_inputs, name)
+    architecture = trace(model, example_inputs, name, strict)
     if verify:
         architecture = verify_symmetries(architecture, model, example_inputs)
     return ParameterGraph.from_state_dict(architecture, model.state_dict())

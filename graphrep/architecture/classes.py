@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .labels import Ledger, scatter_bits
+from .labels import Ledger, distinct_pairs, scatter_bits
 
 
 @dataclass
@@ -105,10 +105,12 @@ def _torn(
     if not links.shape[1]:
         return torch.empty(0, dtype=torch.int64)
     child, parent = of_atom[links]
-    found = torch.stack([child, owner[links[0]], cell[parent], parent])
-    found = torch.unique(found[:, child != parent], dim=1)
-    kinds, counts = torch.unique(found[:3], dim=1, return_counts=True)
-    return kinds[2, counts > 1].unique()
+    place = child * (int(owner.max()) + 1) + owner[links[0]]
+    _, place = torch.unique(place[child != parent], return_inverse=True)
+    place, parent = distinct_pairs(place, parent[child != parent])
+    base = int(cell.max()) + 1
+    code, counts = torch.unique(place * base + cell[parent], return_counts=True)
+    return (code[counts > 1] % base).unique()
 
 
 def _relations(cell: Tensor, links: Tensor, torn: Tensor) -> _Relations:
@@ -121,7 +123,9 @@ def _relations(cell: Tensor, links: Tensor, torn: Tensor) -> _Relations:
     known: set[tuple[int, int]] = set()
     links = links[:, (size[cell[links]] > 1).all(0)]
     pair_of = cell[links]
-    pairs, number = torch.unique(pair_of, dim=1, return_inverse=True)
+    num = len(size)
+    code, number = torch.unique(pair_of[0] * num + pair_of[1], return_inverse=True)
+    pairs = torch.stack([code // num, code % num])
     by_pair = torch.argsort(number, stable=True)
     counts = torch.bincount(number, minlength=pairs.shape[1]).tolist()
     for (child, parent), own in zip(pairs.T.tolist(), by_pair.split(counts), strict=True):
@@ -138,7 +142,7 @@ def _relations(cell: Tensor, links: Tensor, torn: Tensor) -> _Relations:
         for i, one in enumerate(found):
             for other in found[i + 1 :]:
                 a, b = int(cell[one[1, 0]]), int(cell[other[1, 0]])
-                both = torch.unique(torch.stack([one[1], other[1]]), dim=1)
+                both = distinct_pairs(one[1], other[1])
                 if both.shape[1] == size[a] == size[b]:
                     ties.append(both)
                 elif both.shape[1] == size[a] and (a, b) not in known:
@@ -217,11 +221,23 @@ def _colours_met(ledger: Ledger, of_atom: Tensor, num: int) -> Tensor:
         units, number = torch.unique(of_atom[atoms], return_inverse=True)
         total = torch.zeros_like(units).index_add_(0, number, scatter_bits(values))
         digest[units] += scatter_bits(total + operation)
+    _tell_slots_apart(ledger, of_atom, digest)
     return digest
 
 
+def _tell_slots_apart(ledger: Ledger, of_atom: Tensor, digest: Tensor) -> None:
+    """Larger units that turned out to be one keep apart what each of them holds."""
+    slot = torch.full((len(of_atom),), -1)
+    for number, (atoms, _) in enumerate(ledger.hubs):
+        if len(torch.unique(of_atom[atoms])) < len(atoms):
+            slot[atoms] = number * 1_000_003 + torch.arange(len(atoms))
+    links = _joined(ledger.links)
+    links = links[:, slot[links[1]] >= 0]
+    digest.index_add_(0, of_atom[links[0]], scatter_bits(slot[links[1]]))
+
+
 def _class_links(links: Tensor, of_atom: Tensor) -> Tensor:
-    found = torch.unique(of_atom[links], dim=1) if links.shape[1] else links
+    found = distinct_pairs(*of_atom[links])
     return found[:, found[0] != found[1]]
 
 

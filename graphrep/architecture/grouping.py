@@ -7,14 +7,14 @@ state dict's names and shapes; knows no operation and no value.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .blocks import UNIT_PARTS, blocks_of
-from .classes import Classes, classify
+from .classes import classify
 from .labels import Ledger, Use
 from .rules import ACTIVATIONS
 from .spec import (
@@ -28,6 +28,8 @@ from .spec import (
     UnitKind,
     Units,
 )
+
+KINDS: tuple[UnitKind, ...] = ("hidden", "input", "output", "fixed")
 
 
 def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger) -> Architecture:
@@ -99,36 +101,40 @@ class Groups:
         self.classes = classes = classify(ledger, axes)
         self.ledger, self.atoms = ledger, axes
         self.axis_classes = {key: classes.of_atom[atoms] for key, atoms in axes.items()}
-        inputs = _class_set(ledger.inputs, classes)
-        outputs = _class_set(ledger.outputs, classes)
         used = torch.zeros(classes.num, dtype=torch.bool)
         for found in self.axis_classes.values():
             used[found.reshape(-1)] = True
-        grouped: dict[tuple[int, UnitKind], list[int]] = defaultdict(list)
-        fixed = classes.frozen | classes.told_apart
-        for c in torch.argsort(classes.first).tolist():
-            if not used[c]:
-                continue
-            kind: UnitKind = "hidden"
-            if fixed[c]:
-                kind = "input" if c in inputs else "output" if c in outputs else "fixed"
-            key = int(classes.cell[c] if kind == "hidden" else classes.base[c])
-            grouped[key, kind].append(c)
-        self.members = list(grouped.values())
-        self.kind = [kind for _, kind in grouped]
-        self._number()
+        kinds = torch.zeros(classes.num, dtype=torch.int64)
+        kinds[classes.frozen | classes.told_apart] = KINDS.index("fixed")
+        for kind, some in (("output", ledger.outputs), ("input", ledger.inputs)):
+            ends = torch.zeros(classes.num, dtype=torch.bool)
+            for atoms in some:
+                ends[classes.of_atom[atoms]] = True
+            kinds[ends & (kinds > 0)] = KINDS.index(kind)
+        own = torch.where(kinds == 0, classes.cell, classes.base)
+        in_order = torch.argsort(classes.first)
+        in_order = in_order[used[in_order]]
+        alike, number = torch.unique(
+            torch.stack([own[in_order], kinds[in_order]]), dim=1, return_inverse=True
+        )
+        by_group = torch.argsort(number, stable=True)
+        counts = torch.bincount(number, minlength=alike.shape[1]).tolist()
+        found_groups = in_order[by_group].split(counts)
+        order = sorted(range(len(counts)), key=lambda g: int(classes.first[found_groups[g][0]]))
+        self.members = [found_groups[g].tolist() for g in order]
+        self.kind: list[UnitKind] = [KINDS[int(alike[1, g])] for g in order]
+        self.of_class = torch.full((classes.num,), -1)
+        self.member_of_class = torch.zeros(classes.num, dtype=torch.int64)
+        for g in range(len(self.members)):
+            self._number(g)
         self._add_larger()
         self._prefer_stacks(placed)
         self._sort_within()
 
-    def _number(self) -> None:
-        self.of_class = torch.full((self.classes.num,), -1)
-        self.member_of_class = torch.zeros(self.classes.num, dtype=torch.int64)
-        for g, members in enumerate(self.members):
-            self.of_class[members] = g
-            self.member_of_class[members] = torch.arange(len(members))
-        self.of_atom = self.of_class[self.classes.of_atom]
-        self.member_of_atom = self.member_of_class[self.classes.of_atom]
+    def _number(self, g: int) -> None:
+        members = torch.tensor(self.members[g])
+        self.of_class[members] = g
+        self.member_of_class[members] = torch.arange(len(members))
 
     def _add_larger(self) -> None:
         """Larger units that lie along no axis themselves, such as heads."""
@@ -144,7 +150,7 @@ class Groups:
                         larger = larger[torch.argsort(self.classes.first[larger])]
                         self.members.append(larger.tolist())
                         self.kind.append("hidden")
-                        self._number()
+                        self._number(len(self.members) - 1)
                     parent_of = torch.full((self.classes.num,), -1)
                     parent_of[units] = parents
                     above.append((int(self.of_class[parents[0]]), parent_of))
@@ -185,6 +191,7 @@ class Groups:
 
         for g in range(len(self.members)):
             sort(g)
+        self.of_atom = self.of_class[self.classes.of_atom]
         self.member_of_atom = self.member_of_class[self.classes.of_atom]
 
     def parents(self, g: int, names: Mapping[int, str]) -> tuple[Parent, ...]:
@@ -240,10 +247,6 @@ def _settle(ledger: Ledger, tensor: str, use: Use) -> None:
                 along[dim] = sizes[dim]
                 alone = ledger.axes[tensor, (axis,)].view(along).expand(sizes)
                 ledger.tie(ledger.axes[tensor, axes].view(sizes), alone)
-
-
-def _class_set(atoms: list[Tensor], classes: Classes) -> set[int]:
-    return {c for a in atoms for c in torch.unique(classes.of_atom[a]).tolist()}
 
 
 def _name_groups(groups: Groups, placed: Mapping[str, Use], ledger: Ledger) -> dict[int, str]:
@@ -320,16 +323,22 @@ def _notes(
     """What was given up and why; inputs and outputs are fixed by nature and not mentioned."""
     notes: dict[Note, None] = {}
     told = set()
-    for subject, operation, module, reason in ledger.notes:
-        if isinstance(subject, str):
-            told.add(subject)
-            notes[Note(subject=subject, operation=operation, module=module, reason=reason)] = None
+    for found in ledger.remarks:
+        place = partial(
+            Note,
+            operation=found.operation,
+            module=found.module,
+            line=found.line,
+            unsupported=found.unsupported,
+        )
+        if isinstance(found.subject, str):
+            told.add(found.subject)
+            notes[place(subject=found.subject, reason=found.reason)] = None
             continue
-        for g in torch.unique(groups.of_atom[subject]).tolist():
+        for g in torch.unique(groups.of_atom[found.subject]).tolist():
             if g >= 0 and groups.kind[g] == "fixed":
-                why = f"its units keep their places: {reason}"
-                note = Note(subject=names[g], operation=operation, module=module, reason=why)
-                notes[note] = None
+                why = f"its units keep their places: {found.reason}"
+                notes[place(subject=names[g], reason=why)] = None
     for spec in opaque:
         if spec.name not in told:
             used = spec.name in ledger.touched

@@ -11,12 +11,16 @@ are in `rules/`.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import Tensor
 
+OWN_CODE = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 NONE = -1  # the same under every reordering, but perhaps unlike its neighbours
 ZERO = -2  # a constant zero: facing it tells nothing apart
 
@@ -66,10 +70,13 @@ def varying_dims(labels: Tensor) -> set[int]:
     """The dimensions along which labels differ."""
     if labels.numel() == 0:
         return set()
+    for dim, stride in enumerate(labels.stride()):
+        if stride == 0:  # repeats are not compared
+            labels = labels.narrow(dim, 0, 1)
     return {
         dim
-        for dim, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True))
-        if size > 1 and stride != 0 and not bool((labels == labels.narrow(dim, 0, 1)).all())
+        for dim, size in enumerate(labels.shape)
+        if size > 1 and not bool((labels == labels.narrow(dim, 0, 1)).all())
     }
 
 
@@ -95,6 +102,29 @@ class Use:
     def place(self, part: str, *axes: int) -> None:
         """The first use of axes says what they are."""
         self.parts.setdefault(axes, part)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A symmetry that was given up, or what was seen of the path that was taken."""
+
+    subject: Tensor | str
+    operation: str
+    module: str
+    reason: str
+    line: str = ""  # of the code that was traced, as file:number
+    unsupported: bool = False  # for want of a rule, not by the nature of the network
+
+
+def calling_line() -> str:
+    """The innermost line on the stack that is neither torch's nor ours."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(OWN_CODE) and not file.startswith("<"):
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
 
 
 class Ledger:
@@ -123,7 +153,7 @@ class Ledger:
         self.touched: set[str] = set()  # parameters that any operation read
         self.operations: list[dict] = []
         self.behaviour: list[str] = []  # every operation with its plain arguments
-        self.notes: list[tuple[Tensor | str, str, str, str]] = []  # subject, operation, module, why
+        self.remarks: list[Remark] = []
         self.context: tuple[str, str] = ("", "")  # operation, module path
 
     def new_atoms(self, num: int) -> Tensor:
@@ -165,7 +195,7 @@ class Ledger:
         a, b = a.reshape(-1), b.reshape(-1)
         both = (a >= 0) & (b >= 0) & (a != b)
         if both.any():
-            self.ties.append(torch.unique(torch.stack([a[both], b[both]]), dim=1))
+            self.ties.append(distinct_pairs(a[both], b[both]))
         for one, other in ((a, b), (b, a)):
             lonely = (one >= 0) & (other == NONE)
             if lonely.any():
@@ -191,8 +221,7 @@ class Ledger:
         labels, larger = labels.reshape(-1), larger.reshape(-1)
         both = (labels >= 0) & (larger >= 0) & (labels != larger)
         if both.any():
-            pairs = torch.stack([labels[both], larger[both]])
-            self.links.append(torch.unique(pairs, dim=1))
+            self.links.append(distinct_pairs(labels[both], larger[both]))
 
     def hub(self, rows: Tensor, name: str) -> Tensor:
         """What the atoms of each row have in common, [R] of rows [R, k]: a new, larger unit.
@@ -285,14 +314,14 @@ class Ledger:
         self.links += self.routes
         self.routes, self.slices = [], []
 
-    def freeze(self, labels: Tensor, reason: str) -> None:
+    def freeze(self, labels: Tensor, reason: str, unsupported: bool = False) -> None:
         """These atoms keep their places."""
         (labels,) = drop_repeats(labels)
         atoms = torch.unique(labels[labels >= 0])
         if len(atoms):
             self.frozen.append(atoms)
             if reason:
-                self.notes.append((atoms, *self.context, reason))
+                self.remark(atoms, reason, unsupported)
 
     def colour(self, labels: Tensor, colours: Tensor) -> None:
         """Atoms may be exchanged only with those that meet the same colours equally often."""
@@ -315,28 +344,39 @@ class Ledger:
             self.uses[name] = Use(role=role, leader=leader, order=len(self.uses), lookup=lookup)
         return self.uses[name]
 
+    def remark(self, subject: Tensor | str, reason: str, unsupported: bool = False) -> None:
+        """What a person should know of units or a tensor, and which line led to it."""
+        self.remarks.append(Remark(subject, *self.context, reason, calling_line(), unsupported))
+
     def give_up_tensor(self, name: str, reason: str) -> None:
         """All units along a parameter keep their places."""
         for (tensor, _), atoms in self.axes.items():
             if tensor == name:
                 self.frozen.append(atoms)
-        self.notes.append((name, "", "", reason))
+        self.remarks.append(Remark(name, "", "", reason))
 
     def give_up(self, tracked: Tracked, reason: str) -> None:
         """Freeze all that a value carries; a parameter that no rule places is opaque."""
         match tracked:
             case Activation(labels):
-                return self.freeze(labels, reason)
+                return self.freeze(labels, reason, True)
             case Pointer(atoms):
-                return self.freeze(atoms, reason)
+                return self.freeze(atoms, reason, True)
             case Derived(coords):
                 for some in coords:
-                    self.freeze(some, reason)
+                    self.freeze(some, reason, True)
                 return
         for along in tracked.coords:
             self.freeze(along, "")
         self.given_up.add(tracked.name)
-        self.notes.append((tracked.name, *self.context, reason))
+        self.remark(tracked.name, reason, True)
+
+
+def distinct_pairs(a: Tensor, b: Tensor) -> Tensor:
+    """Pairs of numbers that are not negative, each pair once and in order: [2, k]."""
+    base = int(b.max()) + 1 if len(b) else 1
+    pairs = torch.unique(a * base + b)
+    return torch.stack([pairs // base, pairs % base])
 
 
 def scatter_bits(numbers: Tensor) -> Tensor:

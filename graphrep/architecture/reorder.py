@@ -51,48 +51,67 @@ def reorder(spec: TensorSpec, value: Tensor, maps: Mapping[tuple[str, int], Tens
     return value
 
 
+class Reordering:
+    """What a family of orders does to each tensor of an architecture.
+
+    Raises:
+        ValueError: unknown or fixed units, not a permutation of their size, or one that
+            separates units from what they sit within.
+    """
+
+    def __init__(self, architecture: Architecture, orders: Mapping[str, Tensor]) -> None:
+        self.orders = complete(architecture, orders)
+        self.maps = axis_maps(architecture, self.orders)
+        self.moved = {tensor for tensor, _ in self.maps}
+        self.by_number: dict[str, list[Block]] = {}
+        for block in architecture.blocks:
+            if _by_number(block) and any(span.units in self.orders for span in block.axes):
+                self.by_number.setdefault(block.tensor, []).append(block)
+
+    def moves(self, name: str) -> bool:
+        """Whether a tensor changes at all."""
+        return name in self.moved or name in self.by_number
+
+    def apply(self, spec: TensorSpec, value: Tensor) -> Tensor:
+        """A tensor [..., *shape] reordered; itself when nothing moves."""
+        result = reorder(spec, value, self.maps)
+        for block in self.by_number.get(spec.name, ()):
+            result = result.clone() if result is value else result
+            flat, old = result.flatten(-len(spec.shape)), value.flatten(-len(spec.shape))
+            places = torch.arange(spec.numel).view(spec.shape)
+            index = read_part(spec, block, places)
+            flat[..., index.flatten()] = old[..., self._sources(block, index).flatten()]
+        return result
+
+    def _sources(self, block: Block, index: Tensor) -> Tensor:
+        """Where each number comes from, where a row's order depends on its group."""
+        moved = index
+        if block.target is not None and block.target in self.orders:
+            moved = moved[self.orders[block.target]]
+        if block.source is not None and block.source in self.orders:
+            order = self.orders[block.source].view(block.groups, -1)
+            within = order - order.amin(1, keepdim=True)  # each group comes from one group
+            rows = len(moved) // block.groups
+            chosen = within.repeat_interleave(rows, 0).unsqueeze(-1).expand(moved.shape)
+            moved = moved.gather(1, chosen)
+        return moved
+
+
 def reorder_theta(
     architecture: Architecture, theta: Tensor, orders: Mapping[str, Tensor]
 ) -> Tensor:
     """Reorder units of networks in rows: theta [..., P] -> [..., P].
 
     Raises:
-        ValueError: unknown or fixed units, not a permutation of their size, or one that
-            separates units from what they sit within.
+        ValueError: as `Reordering`.
     """
-    orders = complete(architecture, orders)
-    maps = axis_maps(architecture, orders)
-    moved = {tensor for tensor, _ in maps}
+    reordering = Reordering(architecture, orders)
     result = theta.clone()
     for spec in architecture.stored:
-        if spec.name in moved:
-            part = tensor_of(spec, theta)
-            tensor_of(spec, result).copy_(reorder(spec, part, maps))
-    for block in architecture.blocks:
-        if _by_number(block) and any(span.units in orders for span in block.axes):
-            _move_numbers(architecture, block, theta, orders, result)
+        if reordering.moves(spec.name):
+            moved = reordering.apply(spec, tensor_of(spec, theta))
+            tensor_of(spec, result).copy_(moved)
     return result
-
-
-def _move_numbers(
-    architecture: Architecture,
-    block: Block,
-    theta: Tensor,
-    orders: Mapping[str, Tensor],
-    result: Tensor,
-) -> None:
-    """Move a block's numbers one by one, where a row's order depends on its group."""
-    index = block_index(architecture, block)
-    moved = index
-    if block.target is not None and block.target in orders:
-        moved = moved[orders[block.target]]
-    if block.source is not None and block.source in orders:
-        order = orders[block.source].view(block.groups, -1)
-        within = order - order.amin(1, keepdim=True)  # each group comes from one group
-        rows = len(moved) // block.groups
-        chosen = within.repeat_interleave(rows, 0).unsqueeze(-1).expand(moved.shape)
-        moved = moved.gather(1, chosen)
-    result[..., index.flatten()] = theta[..., moved.flatten()]
 
 
 def tensor_of(spec: TensorSpec, theta: Tensor) -> Tensor:
@@ -109,7 +128,11 @@ def read_block(architecture: Architecture, block: Block, theta: Tensor) -> Tenso
     within the target's group. A view where the spans allow it.
     """
     spec = architecture.tensor[block.tensor]
-    value = tensor_of(spec, theta)
+    return read_part(spec, block, tensor_of(spec, theta))
+
+
+def read_part(spec: TensorSpec, block: Block, value: Tensor) -> Tensor:
+    """As `read_block`, of the block's tensor [..., *shape]."""
     lead = value.dim() - len(spec.shape)
     shape: list[int] = list(value.shape[:lead])
     if block.layout:
@@ -130,4 +153,6 @@ def read_block(architecture: Architecture, block: Block, theta: Tensor) -> Tenso
 
 def block_index(architecture: Architecture, block: Block) -> Tensor:
     """The places in theta of a block's numbers, int64, shaped as `read_block` without B."""
-    return read_block(architecture, block, torch.arange(architecture.num_parameters))
+    spec = architecture.tensor[block.tensor]
+    start = spec.offset or 0
+    return read_part(spec, block, torch.arange(start, start + spec.numel).view(spec.shape))

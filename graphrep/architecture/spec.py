@@ -230,6 +230,8 @@ class Note:
     operation: str
     module: str
     reason: str
+    line: str = ""  # of the traced code, as file:number
+    unsupported: bool = False  # for want of a rule, not by the nature of the network
 
     def __str__(self) -> str:
         place = f" in {self.module}" if self.module else ""

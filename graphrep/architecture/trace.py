@@ -30,7 +30,9 @@ from .spec import Architecture, TensorSpec
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
-def trace(module: nn.Module, example_inputs: Inputs, name: str = "") -> Architecture:
+def trace(
+    module: nn.Module, example_inputs: Inputs, name: str = "", strict: bool = False
+) -> Architecture:
     """The architecture of a module, from one run on example inputs.
 
     Args:
@@ -38,9 +40,11 @@ def trace(module: nn.Module, example_inputs: Inputs, name: str = "") -> Architec
         example_inputs: A tensor, a tuple of positional or a dict of keyword
             arguments. Small ones do: a batch of one or two, a short sequence.
         name: Of the architecture; by default the module's class.
+        strict: Raise where an operation costs a symmetry, instead of noting it.
 
     Raises:
-        ValueError: the module does not run on these inputs.
+        ValueError: the module does not run on these inputs; or, when strict, an operation
+            has no rule for how it was used.
     """
     tensors, sources = describe_tensors(module)
     ledger = Ledger()
@@ -61,6 +65,15 @@ def trace(module: nn.Module, example_inputs: Inputs, name: str = "") -> Architec
     recorder.fix_outputs(output)
     specs = assign_offsets(tensors, ledger.statistics)
     architecture = build_architecture(name or type(module).__name__, specs, ledger)
+    costly = [note for note in architecture.notes if note.unsupported]
+    if strict and costly:
+        first = costly[0]
+        raise ValueError(
+            f"operation '{first.operation}' in {first.module or 'the module itself'} at "
+            f"{first.line} costs a symmetry: {first.subject}: {first.reason} "
+            f"({len(costly)} such in all). Pass strict=False to keep these units in their "
+            "places, or use operations of docs/operations.md."
+        )
     digest = hashlib.sha256("\n".join(ledger.behaviour).encode()).hexdigest()[:16]
     return replace(architecture, behaviour=digest)
 

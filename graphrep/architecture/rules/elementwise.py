@@ -115,13 +115,8 @@ def read_in_python(call: Call) -> None:
     for value in tensors_in(call.args):
         tracked = call.tracked(value)
         if tracked is not None:
-            call.ledger.notes.append(
-                (
-                    "control flow",
-                    *call.ledger.context,
-                    "Python read a computed value; this is the path it took",
-                )
-            )
+            why = "Python read a computed value; this is the path it took"
+            call.ledger.remark("control flow", why)
             if isinstance(tracked, Pointer):  # it may only choose a slice of stacked weights
                 call.ledger.choosers.append(tracked.atoms)
                 call.ledger.last_read = (int(value), tracked.atoms) if not value.is_meta else None

@@ -45,6 +45,10 @@ def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = Non
             if bool((labels == NONE).any()):
                 reverse = torch.where(labels == NONE, wide, NONE)
                 ledger.colour(reverse, index_of(labels.shape))
+            if bool(ledger.is_input(wide).all()) and not varying_dims(labels) - _repeats(
+                operand, labels.dim()
+            ):
+                return labels  # an input that is the same for every unit, such as a mask
             if _is_one_for_several(wide, operand, labels):
                 ledger.link(labels, wide)
                 return torch.where(labels >= 0, labels, torch.maximum(labels, wide))
@@ -56,6 +60,13 @@ def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = Non
                 torch.where(wide == NONE, ZERO, wide),
             )
             return torch.where(labels >= 0, labels, torch.maximum(labels, wide))
+
+
+def _repeats(value: Tensor, rank: int) -> set[int]:
+    """The dimensions of a wider tensor along which a value broadcast to it is the same."""
+    lead = rank - value.dim()
+    own = zip(value.shape, value.stride(), strict=True)
+    return {*range(lead), *(lead + d for d, (n, step) in enumerate(own) if n == 1 or step == 0)}
 
 
 def _numbered(value: Tensor) -> Tensor:
@@ -70,12 +81,7 @@ def _is_one_for_several(larger: Tensor, value: Tensor, labels: Tensor) -> bool:
     Only where it is the same number that meets them: along a dimension of its own
     extent different numbers carry the larger label.
     """
-    lead = labels.dim() - value.dim()
-    repeats = {
-        d
-        for d, size in enumerate(labels.shape)
-        if size > 1 and (d < lead or value.shape[d - lead] == 1 or value.stride(d - lead) == 0)
-    }
+    repeats = _repeats(value, labels.dim())
     fine, coarse = varying_dims(labels), varying_dims(larger)
     return bool(fine & repeats) and fine - repeats == coarse - repeats and coarse <= fine
 

@@ -41,7 +41,7 @@ def batch_norm(call: Call) -> None:
     norm_parameters(
         call, channel, {"scale": scale, "shift": shift, "mean": mean, "variance": variance}
     )
-    call.record([channel], [channel])
+    call.record([channel], [channel], **settings(call, "eps"))
     call.give_none()
     call.give(row.expand(labels.shape), tensors_in(call.out)[0])
 
@@ -70,7 +70,7 @@ def layer_norm(call: Call) -> None:
     scale = call.arg(2, "weight")
     shift = call.args[3] if call.name == "native_layer_norm" else None
     norm_parameters(call, labels, {"scale": scale, "shift": shift})
-    call.record([labels], [labels])
+    call.record([labels], [labels], **settings(call, "eps"))
     call.give_none()
     call.give(labels, tensors_in(call.out)[0])
 
@@ -85,7 +85,7 @@ def group_norm(call: Call) -> None:
     if groups < num_channels:  # with a group a channel, any two may be exchanged
         call.ledger.hub(channel.view(groups, -1), "groups")
     norm_parameters(call, channel, {"scale": scale, "shift": shift})
-    call.record([channel], [channel], groups=groups)
+    call.record([channel], [channel], groups=groups, **settings(call, "eps"))
     call.give_none()
     call.give(row.expand(labels.shape), tensors_in(call.out)[0])
 
