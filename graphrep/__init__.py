@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .architecture import Architecture as Architecture
     from .graph import ParameterGraph as ParameterGraph, to_graph as to_graph
+    from .loading import Loaded as Loaded, load_graph as load_graph
     from .representation import Representation as Representation
     from .symmetry import (
         Permutation as Permutation,
@@ -21,11 +22,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Architecture": ".architecture",
+    "Loaded": ".loading",
     "ParameterGraph": ".graph",
     "Permutation": ".symmetry",
     "Representation": ".representation",
     "Zoo": ".zoo",
     "align": ".symmetry",
+    "load_graph": ".loading",
     "random_permutation": ".symmetry",
     "to_graph": ".graph",
 }

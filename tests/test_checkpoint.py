@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from graphrep.checkpoint import CONTAINERS, Checkpoint, read_checkpoint
+from graphrep.checkpoint import CONTAINERS, Checkpoint, read_checkpoint, tensor_files
 
 Write = Callable[[Any, Path], None]
 
@@ -253,7 +253,7 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert "no such file. Check the path" in refusal(tmp_path / "nowhere.pt")
-    assert "is a folder. Name one of the files in it." in refusal(tmp_path)
+    assert "is a folder without model.safetensors or" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -274,3 +274,52 @@ def test_content_without_tensors_by_name_is_refused(
     torch.save(content, path)
     message = refusal(path)
     assert says in message and "torch.save(model.state_dict(), 'weights.pt')" in message
+
+
+# Large files ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [torch.save, save_safetensors])
+def test_a_large_file_is_mapped_and_reads_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write
+) -> None:
+    path = tmp_path / "weights.pt"
+    write(state_dict(), path)
+    expected = read_checkpoint(path).state_dict
+    monkeypatch.setattr(tensor_files, "MAP_FROM", 0)
+    found = read_checkpoint(path).state_dict
+    assert list(found) == list(expected)
+    assert all(found[n].equal(v) for n, v in expected.items())
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(path) in maps.read_text()
+        del found
+        assert str(path) not in maps.read_text()
+
+
+# Values -----------------------------------------------------------------------
+
+
+def test_special_values_are_counted_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    bad = torch.tensor([[float("nan"), 1.0], [float("inf"), float("-inf")]])
+    tiny = torch.tensor([float("nan"), 1.0]).to(torch.float8_e5m2)
+    state = {"a": bad, "b": torch.ones(3), "c": torch.zeros(0), "d": torch.tensor(1), "e": tiny}
+    torch.save({**state, "f": bad.t().half(), "g": bad.bfloat16()[:, 1]}, path)
+    found = read_checkpoint(path)
+    assert found.special == (
+        "'a': 1 NaN and 2 Inf of 4 values (kept)",
+        "'e': 1 NaN of 2 values (kept)",
+        "'f': 1 NaN and 2 Inf of 4 values (kept)",
+        "'g': 1 Inf of 2 values (kept)",
+    )
+    assert bits(found.state_dict["a"]) == bits(bad)
+
+
+def test_what_compilation_writes_within_names_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    names = ["body._orig_mod.0.weight", "head.bias"]
+    torch.save({name: torch.ones(2) for name in names}, path)
+    found = read_checkpoint(path)
+    assert list(found.state_dict) == ["body.0.weight", "head.bias"]
+    assert found.unwrapped == ("'_orig_mod.' within names",)
