@@ -77,7 +77,7 @@ def layer_norm(call: Call) -> None:
 
 @rule("native_group_norm")
 def group_norm(call: Call) -> None:
-    """Group norm: channels may be exchanged within their group."""
+    """Group norm: channels move within their group, and groups as a whole."""
     x, scale, shift, _, num_channels, _, groups = call.args[:7]
     labels = call.labels(x)
     row = call.ledger.tie_along(labels, set(range(labels.dim())) - {1})
