@@ -45,29 +45,66 @@ def zoo(overrides: Overrides = None) -> None:
 
 @app.command()
 def graph(
-    file: Annotated[Path, typer.Argument(help="a checkpoint: .safetensors, .pt, .pth, .th ...")],
-    model: Annotated[
-        str, typer.Option(help="what builds the module: package.module:factory", show_default=False)
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="a checkpoint (.safetensors, .pt, .ckpt ..., an index of shards), .onnx, or a "
+            "Hugging Face folder"
+        ),
     ],
-    input: Annotated[str, typer.Option(help="shape of an example input, such as 1,3,32,32")],
-    picture: Annotated[Path | None, typer.Option(help="draw the architecture (.png, .svg)")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="what builds the module: package.module:factory; without it, the file must "
+            "bring its architecture along or hold a plain chain of layers",
+        ),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(help="shape of an example input, such as 1,3,32,32; once for each input"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OVERRIDES]...", help="with --log: tracking.experiment=... and so on"
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="draw the architecture (.png, .svg, .pdf)")
+    ] = None,
+    neurons: Annotated[
+        Path | None, typer.Option(help="draw every unit and weight of a small network")
+    ] = None,
+    graphml: Annotated[
+        Path | None, typer.Option(help="write the graph for Gephi, yEd ... (.graphml)")
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="of the GraphML: neurons, or architecture for unit groups")
+    ] = "neurons",
     json: Annotated[Path | None, typer.Option(help="write the architecture as JSON")] = None,
+    summary: Annotated[bool, typer.Option(help="print tables of unit groups and blocks")] = False,
+    log: Annotated[bool, typer.Option("--log", help="record all of it in MLflow")] = False,
 ) -> None:
-    """Turn a checkpoint into its parameter graph and say what was derived."""
-    from .workflows import graph_of_file
+    """Turn the network in a file into its parameter graph and say what was derived."""
+    from .views import write_views
+    from .workflows import graph_of_file, log_graph
 
-    found, unwrapped = graph_of_file(file, model, input)
-    for step in unwrapped:
-        _say(f"unwrapped {step}")
+    if overrides and not log:
+        raise ValueError(f"settings such as {overrides[0]} count with --log alone")
+    loaded = graph_of_file(file, model, input or [])
+    for note in loaded.notes:
+        _say(note)
+    found = loaded.graph
+    if summary:
+        _say(f"{found.summary()}\n")
     _say(found.report())
-    if picture is not None:
-        from .figures import architecture_picture
-
-        architecture_picture(found.architecture).savefig(picture, dpi=150, bbox_inches="tight")
-        _say(f"picture: {picture}")
-    if json is not None:
-        json.write_text(found.architecture.to_json())
-        _say(f"architecture: {json}")
+    written = write_views(
+        found, picture=picture, neurons=neurons, graphml=graphml, level=level, json=json
+    )
+    for name, path in written.items():
+        _say(f"{name}: {path}")
+    if log:
+        _say(log_graph(found, file, overrides or []))
 
 
 @app.command()

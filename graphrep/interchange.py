@@ -1,26 +1,27 @@
-"""Parameter graphs with explicit edges, for PyG and networkx.
+"""Parameter graphs with explicit edges, for PyG, networkx and GraphML.
 
 One node a unit and exactly one edge a number of theta: a weight is an edge from
 source to target (a kernel is a bundle of parallel edges told apart by their
 positions); biases, norm parameters and depthwise kernels are self-loops; an
 opaque tensor has one node of its own with its numbers as self-loops.
+On the level of the architecture a node is a unit group and an edge is a block.
 
-`edge_attr` columns: value, slot position, three kernel positions (in [-1, 1]).
-`x` columns: is input, hidden, output, fixed, opaque; place of the unit group in
-execution order in [0, 1]; place of the unit within a fixed group in [0, 1].
+The columns of `x` and `edge_attr` are those of `NODE_FEATURES` and `EDGE_FEATURES`.
 Source: Lim et al. 2024, arXiv:2312.04501; there a bias is a node, here a self-loop.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .architecture import Architecture, Block
 from .architecture.reorder import block_index
+from .files import write_whole
 from .graph import ParameterGraph
 
 if TYPE_CHECKING:
@@ -28,6 +29,20 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 KINDS = ("input", "hidden", "output", "fixed", "opaque")
+NODE_FEATURES = {  # columns of x, in order
+    **{f"is_{kind}": f"1 for units of kind {kind}, else 0" for kind in KINDS[:-1]},
+    "is_opaque": "1 for the node of a tensor that no rule placed, else 0",
+    "group_place": "place of the unit group in execution order, 0 to 1",
+    "member_place": "place of the unit within a fixed group, 0 to 1; 0 where units can move",
+}
+EDGE_FEATURES = {  # columns of edge_attr, in order
+    "value": "the number of theta",
+    "slot": "place after a flatten, -1 to 1",
+    "kernel_1": "place along the first kernel axis, -1 to 1; 0 without kernel",
+    "kernel_2": "along the second",
+    "kernel_3": "along the third",
+}
+MAX_GRAPHML_EDGES = 2_000_000  # some 500 bytes each, and twice as much memory
 
 
 class Topology(NamedTuple):
@@ -51,7 +66,7 @@ def topology(architecture: Architecture) -> Topology:
     for number, units in enumerate(architecture.units):
         first[units.name] = start
         start += units.size
-        feature = torch.zeros(units.size, len(KINDS) + 2)
+        feature = torch.zeros(units.size, len(NODE_FEATURES))
         feature[:, KINDS.index(units.kind)] = 1
         feature[:, -2] = number / num_groups
         if units.fixed:
@@ -62,7 +77,7 @@ def topology(architecture: Architecture) -> Topology:
     edges = []
     for number, block in enumerate(architecture.blocks):
         if block.kind == "opaque":
-            feature = torch.zeros(1, len(KINDS) + 2)
+            feature = torch.zeros(1, len(NODE_FEATURES))
             feature[:, KINDS.index("opaque")] = 1
             nodes.append(feature)
             units_of.append(torch.tensor([len(nodes) - 1]))
@@ -70,7 +85,7 @@ def topology(architecture: Architecture) -> Topology:
         edges.append(_edges(architecture, block, number, first, start))
         start += block.kind == "opaque"
     none = torch.empty(0, dtype=torch.int64)
-    nodes.append(torch.empty(0, len(KINDS) + 2))
+    nodes.append(torch.empty(0, len(NODE_FEATURES)))
     edges.append((none.view(2, 0), torch.empty(0, 4), none, none))
     index, position, block_of, parameter = zip(*edges, strict=True)
     return Topology(
@@ -109,9 +124,11 @@ def _edges(
 
 
 def to_pyg(graph: ParameterGraph) -> Data:
-    """A PyG graph: `x` [N, 7], `edge_index` [2, P], `edge_attr` [P, 5] as the module says.
+    """A PyG graph: `x` [N, 7] and `edge_attr` [P, 5] with the columns that the module names.
 
-    `edge_parameter` says which number of theta an edge carries, so `from_pyg`
+    `edge_index` [2, P] leads from source to target. `edge_block` [P] and `node_units` [N] count
+    the architecture's blocks and unit groups, `node_member` [N] the members of a group.
+    `edge_parameter` [P] says which number of theta an edge carries, so `from_pyg`
     restores the network bit for bit.
     """
     from torch_geometric.data import Data
@@ -155,29 +172,153 @@ def from_pyg(data: Data, architecture: Architecture) -> ParameterGraph:
     return ParameterGraph(architecture, theta, data.buffers)
 
 
-def to_networkx(graph: ParameterGraph) -> networkx.MultiDiGraph:
-    """A multigraph with nodes (units name, member) and edges with weight, tensor and parameter."""
+def to_networkx(graph: ParameterGraph, level: str = "neurons") -> networkx.MultiDiGraph:
+    """A multigraph whose attributes are texts, numbers and truth values, as GraphML wants them.
+
+    Nodes are pairs (units, member) with `units`, `member`, `kind`, `fixed`, `activations` and
+    `within`; an edge a number of theta, its key the number's place, with `weight`, `tensor`,
+    `block`, `block_kind`, `role`, `parameter`, and the columns of `EDGE_FEATURES` after the value.
+    For `level="architecture"` see `architecture_to_networkx`.
+
+    Raises:
+        ValueError: unknown level, or a graph without values.
+    """
     import networkx
 
+    _check_level(level)
+    architecture = graph.architecture
+    if level == "architecture":
+        return architecture_to_networkx(architecture)
     graph.require_values("to_networkx")
-    t = topology(graph.architecture)
-    result = networkx.MultiDiGraph(name=graph.architecture.name)
-    names = [u.name for u in graph.architecture.units]
-    names += [b.name for b in graph.architecture.blocks if b.kind == "opaque"]
-    keys = [
-        (names[u], m) for u, m in zip(t.node_units.tolist(), t.node_member.tolist(), strict=True)
+    t = topology(architecture)
+    result = networkx.MultiDiGraph(name=architecture.name, fingerprint=architecture.fingerprint)
+    keys: list[tuple[str, int]] = []
+    for units in architecture.units:
+        within = _parents_of_members(architecture, units.name)
+        shared = {
+            "units": units.name,
+            "kind": units.kind,
+            "fixed": units.fixed,
+            "activations": ", ".join(units.activations),
+        }
+        for member in range(units.size):
+            keys.append((units.name, member))
+            result.add_node(keys[-1], **shared, member=member, within=within[member])
+    for block in architecture.blocks:
+        if block.kind == "opaque":
+            keys.append((block.name, 0))
+            shared = {"units": block.name, "kind": "opaque", "fixed": True, "activations": ""}
+            result.add_node(keys[-1], **shared, member=0, within="")
+    blocks = [
+        {"tensor": b.tensor, "block": b.name, "block_kind": b.kind, "role": b.role}
+        for b in architecture.blocks
     ]
-    kinds = t.x[:, : len(KINDS)].argmax(1).tolist()
-    result.add_nodes_from((key, {"kind": KINDS[k]}) for key, k in zip(keys, kinds, strict=True))
-    blocks = graph.architecture.blocks
+    columns = list(EDGE_FEATURES)[1:]
     result.add_edges_from(
-        (keys[s], keys[d], p, {"weight": w, "tensor": blocks[b].tensor, "role": blocks[b].role})
-        for s, d, b, p, w in zip(
+        (
+            keys[source],
+            keys[target],
+            parameter,
+            {
+                "weight": weight,
+                **blocks[block],
+                "parameter": parameter,
+                **dict(zip(columns, position, strict=True)),
+            },
+        )
+        for source, target, block, parameter, weight, position in zip(
             *t.edge_index.tolist(),
             t.edge_block.tolist(),
             t.edge_parameter.tolist(),
             graph.theta[t.edge_parameter].tolist(),
+            t.edge_position.tolist(),
             strict=True,
         )
     )
     return result
+
+
+def architecture_to_networkx(architecture: Architecture) -> networkx.MultiDiGraph:
+    """A node a unit group, an edge a block with the block's name as its key.
+
+    Nodes carry `size`, `kind`, `fixed`, `activations` and `within`; edges `kind`, `role`,
+    `tensor`, `shape`, `num_parameters` and `groups`. A block of one unit group alone is a
+    self-loop; an opaque one has a node of its own.
+    """
+    import networkx
+
+    from .summary import shape, within
+
+    result = networkx.MultiDiGraph(name=architecture.name, fingerprint=architecture.fingerprint)
+    for units in architecture.units:
+        result.add_node(
+            units.name,
+            size=units.size,
+            kind=units.kind,
+            fixed=units.fixed,
+            activations=", ".join(units.activations),
+            within=", ".join(within(architecture, units)),
+        )
+    for block in architecture.blocks:
+        target = block.target or block.source or block.name
+        if target not in architecture.unit:
+            result.add_node(target, size=1, kind="opaque", fixed=True, activations="", within="")
+        result.add_edge(
+            block.source or target,
+            target,
+            block.name,
+            kind=block.kind,
+            role=block.role,
+            tensor=block.tensor,
+            shape=shape(block),
+            num_parameters=block.num_edges,
+            groups=block.groups,
+        )
+    return result
+
+
+def to_graphml(graph: ParameterGraph, path: Path | str, level: str = "neurons") -> None:
+    """Write what `to_networkx` gives as GraphML, for Gephi, yEd, Cytoscape; whole or not at all.
+
+    Nodes are named by text: "fc1[3]" is member 3 of units fc1.
+
+    Raises:
+        ValueError: the path does not end in .graphml or .xml, unknown level, no values, or more
+            than `MAX_GRAPHML_EDGES` edges.
+    """
+    import networkx
+
+    path = Path(path)
+    if path.suffix not in (".graphml", ".xml"):
+        raise ValueError(
+            f"{path}: GraphML is written to a file .graphml or .xml, not '{path.name}'"
+        )
+    _check_level(level)
+    num_edges = graph.architecture.num_parameters
+    if level == "neurons" and num_edges > MAX_GRAPHML_EDGES:
+        raise ValueError(
+            f"{path}: '{graph.architecture.name}' has {num_edges:,} edges, more than the "
+            f"{MAX_GRAPHML_EDGES:,} that GraphML is written for; use level='architecture'"
+        )
+    content = to_networkx(graph, level)
+    if level == "neurons":
+        names = {node: f"{node[0]}[{node[1]}]" for node in content}
+        content = networkx.relabel_nodes(content, names, copy=True)
+    write_whole(
+        path, lambda unfinished: networkx.write_graphml(content, unfinished, named_key_ids=True)
+    )
+
+
+def _parents_of_members(architecture: Architecture, name: str) -> list[str]:
+    """What each member sits within, as text: "heads[3]"."""
+    units = architecture.unit[name]
+    texts = [
+        [f"{parent.units}[{member}]" for member in parent.of(units.size).tolist()]
+        for parent in units.parents
+    ]
+    return [", ".join(parts) for parts in zip(*texts, strict=True)] if texts else [""] * units.size
+
+
+def _check_level(level: Any) -> None:
+    if level not in ("neurons", "architecture"):
+        raise ValueError(f"level must be 'neurons' or 'architecture', got {level!r}")

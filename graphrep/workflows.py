@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from .checkpoint import read_checkpoint
 from .files import write_whole
-from .graph import ParameterGraph, to_graph
+from .graph import ParameterGraph
+from .loading import Loaded, load_graph
 from .representation import Representation
 from .settings import Settings
 from .tracking import Tracker
+from .views import record_graph
 from .zoo import Zoo, create_zoo, evaluate
 
 if TYPE_CHECKING:
@@ -37,30 +34,22 @@ def make_zoo(settings: Settings) -> Zoo:
     return create_zoo(settings.zoo, zoo_folder(settings))
 
 
-def graph_of_file(path: Path, factory: str, shape: str) -> tuple[ParameterGraph, tuple[str, ...]]:
-    """The graph of a checkpoint in the module that a factory builds, and what was unwrapped."""
-    checkpoint = read_checkpoint(path)
-    module_name, _, function = factory.partition(":")
-    if not function:
-        raise ValueError(f"--model must be package.module:factory, got '{factory}'")
-    try:
-        sizes = [int(s) for s in shape.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--input must be sizes such as 1,3,32,32, got '{shape}'") from error
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--model {factory}: {error}") from error
-    finally:
-        sys.path.pop(0)
-    architecture = to_graph(module, torch.randn(sizes)).architecture
-    checkpoint = checkpoint.matched(architecture.tensor)
-    try:
-        graph = ParameterGraph.from_state_dict(architecture, checkpoint.state_dict)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return graph, checkpoint.unwrapped
+def graph_of_file(path: Path, model: str | None, inputs: Sequence[str]) -> Loaded:
+    """The graph of a file of any kind, and what was unwrapped, assumed or found odd in it."""
+    return load_graph(path, model=model, input_shape=inputs or None)
+
+
+def log_graph(graph: ParameterGraph, path: Path, overrides: Sequence[str]) -> str:
+    """Record all views of a file's network in MLflow; says where they are."""
+    settings = Settings.load(overrides)
+    identity = f"{path.resolve()} {graph.architecture.fingerprint}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    folder = settings.output / "graphs" / f"{path.stem}-{digest}"
+    tracker = Tracker(settings.tracking)
+    run_id = record_graph(graph, tracker, folder, path.name, {"file": str(path)})
+    if not run_id:
+        return f"record: {folder}"
+    return f"record: {folder}\nrun: {run_id} in {settings.tracking.store_uri} (graphrep ui)"
 
 
 def train_one(settings: Settings) -> tuple[Path, str]:

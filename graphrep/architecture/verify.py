@@ -177,11 +177,11 @@ def random_tensors(
     for spec in architecture.stored:
         value = torch.randn(spec.shape, generator=generator, dtype=dtype)
         role = roles.get(spec.name)
-        if role == "variance" or spec.role == "statistic":
+        if role == "variance":
             value = value.abs() + 0.5
         elif len(spec.shape) > 1:
             value /= max(1, spec.numel // max(1, spec.shape[0])) ** 0.5
-        elif role in ("scale", "mean"):
+        elif role == "scale":
             value = 1 + 0.5 * value
         yield spec, value
 

@@ -32,6 +32,14 @@ class Size:
             powers[n] += power
         return Size(tuple(sorted(powers.items(), reverse=True)))
 
+    def __truediv__(self, other: Size) -> Size:
+        powers = Counter(dict(self.factors))
+        for n, power in other.factors:
+            powers[n] -= power
+        assert min(powers.values(), default=0) >= 0, f"{self} does not hold {other}"
+        left = ((n, power) for n, power in powers.items() if power)
+        return Size(tuple(sorted(left, reverse=True)))
+
     def __pow__(self, times: int) -> Size:
         return Size(tuple((n, power * times) for n, power in self.factors))
 

@@ -160,6 +160,7 @@ class Bilinear(nn.Module):
 
 ROWS = floats(16, 4)  # enough that a hard gate meets every expert
 stream, mixture = perms(WIDTH), experts(EXPERTS, HIDDEN)
+MODULES = "not found: whole modules change places, with the gate's rows"
 
 
 def family(name: str, layer, symmetry, **more) -> Family:
@@ -176,16 +177,19 @@ FAMILIES = [
     family("geglu-interleaved", lambda: Gated("gelu", "interleaved"), perms(HIDDEN)),
     Family(name="glu", build=lambda: within(nn.GLU(), width=4), inputs=ROWS, symmetry=perms(4)),
     family("highway", Highway, perms()),
-    family("moe-soft", Soft, mixture, why="whole modules change places with the gate's rows"),
+    family("moe-soft", Soft, mixture, least=stream * mixture / perms(EXPERTS), why=MODULES),
     family("moe-soft-einsum", lambda: Stacked("einsum"), mixture),
     family("moe-soft-bmm", lambda: Stacked("bmm"), mixture),
-    family("moe-top-2", lambda: Hard(2), mixture, no_meta="the loop reads values"),
+    family("moe-top-2", lambda: Hard(2), mixture, no_meta="the loop reads values",
+           least=stream * mixture / perms(EXPERTS), why=MODULES),
     family("moe-top-1-shared", lambda: Hard(1, shared=True), mixture * perms(HIDDEN),
-           no_meta="the loop reads values"),
+           no_meta="the loop reads values", least=stream * mixture * perms(HIDDEN) / perms(EXPERTS),
+           why=MODULES),
     family("moe-top-2-gathered", HardStacked, mixture),
     Family(name="mlp-mixer", build=Mixer, inputs=floats(2, 5, 4),
            symmetry=perms(WIDTH, 7, HIDDEN)),
     Family(name="bilinear", build=Bilinear,
            inputs=lambda dtype: (draw(3, 4, dtype=dtype), draw(3, 3, dtype=dtype, seed=2)),
-           symmetry=perms(5, 6, 7)),
+           symmetry=perms(5, 6, 7), least=perms(), opaque=("both.weight", "both.bias"),
+           why="not found: a table of three axes of units"),
 ]  # fmt: skip

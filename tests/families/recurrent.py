@@ -162,5 +162,7 @@ FAMILIES = [
            why="the reader's last state starts the writer, which ties their units"),
     Family(name="mamba", build=Selective,
            inputs=lambda dtype: draw(2, 4, 2, dtype=dtype), symmetry=perms(4, 6, 3, 2),
-           why="stream, channels, states of the scan, rank of the step size"),
+           least=perms(4, 2),
+           why="stream, channels, states of the scan, rank of the step size; channels and states "
+           "are not found, as the scan runs over pairs of both"),
 ]  # fmt: skip

@@ -22,6 +22,9 @@ def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = Non
             face_constant(call, labels, operand)
             return labels
         case Reference() as reference:
+            spread = None if first is None else spread_over(call, reference, labels, first)
+            if spread is not None:
+                return spread
             attach(call, reference, labels)
             return labels
         case Pointer() as pointer:
@@ -115,6 +118,27 @@ def face_constant(call: Call, labels: Tensor, operand: Tensor) -> None:
     for dim, size in zip(told, sizes, strict=True):
         shape[dim] = size
     call.ledger.colour(labels, colours.view(shape).expand(labels.shape))
+
+
+def spread_over(call: Call, reference: Reference, labels: Tensor, first: Tensor) -> Tensor | None:
+    """One value times many parameters, such as a time with its frequencies: their units result.
+
+    None where the value is not the same for all of them, or has units of its own.
+    """
+    ledger = call.ledger
+    moving = [varying_dims(c.expand(labels.shape)) for c in reference.coords]
+    dims = set().union(*moving)
+    own = (labels >= 0) & ~ledger.is_input(labels)
+    if not dims or not dims <= _repeats(first, labels.dim()) or bool(own.any()):
+        return None
+    use = ledger.use(reference.name, "bias" if call.name in ("add", "sub") else "scale")
+    along = tuple(axis for axis, own_dims in enumerate(moving) if own_dims)
+    for axis, coords in enumerate(reference.coords):
+        if axis not in along:
+            use.place("position", axis)
+            ledger.freeze(coords, "")
+    use.place("unit", *along)
+    return ledger.joint(reference, along).expand(labels.shape)
 
 
 def attach(call: Call, reference: Reference, labels: Tensor, role: str = "") -> None:
