@@ -1,111 +1,132 @@
-"""Alignment by weight matching: reorder a network's units to lie close to a reference.
+"""Bring networks of one design into the same order of units: one to another, or many.
 
-Source: git re-basin, Ainsworth et al. 2023, arXiv:2209.04836, algorithm 1 (coordinate
-descent over linear assignments). Here groups come from the traced architecture, biases
-and statistics count too, and a first pass in execution order, matching each group by
-what is settled before it, gives a second start; the closer result is kept.
+Weight matching needs values alone, activation matching a module and real inputs. Of many
+networks each is aligned to a reference, to the mean of all others until nothing moves, or, in
+one pass that holds two networks at a time, to the mean of those before it.
+
+Source: git re-basin, Ainsworth et al. 2023, arXiv:2209.04836; algorithm 3 for many.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..architecture import Architecture
-from ..architecture.reorder import read_block, reorder_theta
+from ..architecture.trace import Inputs
 from ..graph import ParameterGraph
+from .activation_matching import match_activations as match_activations
 from .permutation import Permutation, identity
+from .weight_matching import match_weights as match_weights, require_same_design
 
-MAX_SWEEPS = 50
+Method = Literal["weights", "activations"]
+MAX_ROUNDS = 20
 
 
-def align(graph: ParameterGraph, reference: ParameterGraph) -> ParameterGraph:
+def align(
+    graph: ParameterGraph,
+    reference: ParameterGraph,
+    method: Method = "weights",
+    *,
+    model: nn.Module | None = None,
+    inputs: Inputs | Iterable[Inputs] | None = None,
+    statistics: bool = True,
+) -> ParameterGraph:
     """The graph with its hidden units reordered towards the reference.
 
-    The Euclidean distance between the two thetas never increases; a permuted
-    copy of the reference is recovered.
+    A permuted copy of the reference is recovered. By weights, the Euclidean distance of the
+    two thetas never increases.
+
+    Args:
+        method: `weights` matches by values, `activations` by responses to inputs.
+        model: For activations: a module of this design.
+        inputs: For activations: a batch, or a list of batches, as the module takes them.
+        statistics: For weights: whether running statistics count; see `match_weights`.
 
     Raises:
-        ValueError: the two have different architectures.
+        ValueError: the two have different architectures, or what the method needs is missing.
     """
-    return graph.permute(match_weights(graph, reference))
+    match method:
+        case "weights":
+            if model is not None or inputs is not None:
+                raise ValueError("model and inputs are for method='activations', not 'weights'")
+            return graph.permute(match_weights(graph, reference, statistics=statistics))
+        case "activations":
+            if model is None or inputs is None:
+                raise ValueError("method='activations' needs model= and inputs=")
+            return graph.permute(match_activations(graph, reference, model, inputs))
+        case _:
+            raise ValueError(f"method must be 'weights' or 'activations', got {method!r}")
 
 
-def match_weights(graph: ParameterGraph, reference: ParameterGraph) -> Permutation:
-    """The permutation that `align` applies."""
-    a = graph.architecture
-    if a.fingerprint != reference.architecture.fingerprint:
-        raise ValueError(
-            f"cannot align '{a.name}' ({a.fingerprint}) with "
-            f"'{reference.architecture.name}' ({reference.architecture.fingerprint}): "
-            "the two architectures differ"
-        )
-    theta = torch.nan_to_num(graph.theta.double())
-    goal = torch.nan_to_num(reference.theta.double())
-    starts = [identity(a), _in_execution_order(a, theta, goal)]
-    found = [_descend(a, theta, goal, start) for start in starts]
-    distances = [_distance(a, theta, goal, p) for p in [*found, starts[0]]]
-    return [*found, starts[0]][distances.index(min(distances))]
+def align_many(
+    graphs: Sequence[ParameterGraph],
+    reference: ParameterGraph | None = None,
+    *,
+    seed: int = 0,
+    statistics: bool = True,
+    max_rounds: int = MAX_ROUNDS,
+) -> list[ParameterGraph]:
+    """Networks of one design in a common order of units, by weights.
 
+    With a reference each is aligned to it. Without, each is aligned to the mean of the others,
+    in random order by `seed`, until nothing moves; the sum of squared distances between them
+    never increases, and the first comes back as it was, the rest in its order. `statistics`
+    is that of `match_weights`.
 
-def _distance(a: Architecture, theta: Tensor, goal: Tensor, p: Permutation) -> float:
-    return float((reorder_theta(a, theta, p) - goal).norm())
+    Raises:
+        ValueError: there are no graphs, or their architectures differ.
 
-
-def _descend(a: Architecture, theta: Tensor, goal: Tensor, start: Permutation) -> Permutation:
-    """Match one group at a time, the others held, until nothing moves."""
-    current, distance = start, _distance(a, theta, goal, start)
-    for _ in range(MAX_SWEEPS):
+    Source: git re-basin, algorithm 3 (MergeMany), up to the order that all share.
+    """
+    if not graphs:
+        raise ValueError("align_many needs at least one graph, got none")
+    for graph in graphs:
+        require_same_design(graph, graphs[0] if reference is None else reference)
+    if reference is not None:
+        return [align(graph, reference, statistics=statistics) for graph in graphs]
+    placed = [replace(g, theta=g.theta.double()) for g in graphs]
+    orders = [identity(g.architecture) for g in graphs]
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.stack([g.theta for g in placed]).sum(0)
+    for _ in range(max_rounds if len(graphs) > 1 else 0):
         moved = False
-        for units in start:
-            placed = reorder_theta(a, theta, current)
-            order = _assign(_similarity(a, units, placed, goal, None))
-            if torch.equal(order, torch.arange(len(order))):
-                continue
-            candidate = Permutation(a, {units: order}).compose(current)
-            closer = _distance(a, theta, goal, candidate)
-            if closer < distance * (1 - 1e-12):
-                current, distance, moved = candidate, closer, True
+        for i in torch.randperm(len(graphs), generator=generator).tolist():
+            mean = replace(placed[i], theta=(total - placed[i].theta) / (len(graphs) - 1))
+            step = match_weights(placed[i], mean, statistics=statistics)
+            if _moves(step):
+                found = placed[i].permute(step)
+                total = total + found.theta - placed[i].theta
+                placed[i], orders[i], moved = found, step.compose(orders[i]), True
         if not moved:
             break
-    return current
+    back = orders[0].inverse()
+    return [g.permute(back.compose(p)) for g, p in zip(graphs, orders, strict=True)]
 
 
-def _in_execution_order(a: Architecture, theta: Tensor, goal: Tensor) -> Permutation:
-    """Match each group by the blocks whose other end is settled already."""
-    settled = {u.name for u in a.units if u.fixed}
-    current = identity(a)
-    for units in a.units:
-        if units.fixed:
-            continue
-        placed = reorder_theta(a, theta, current)
-        order = _assign(_similarity(a, units.name, placed, goal, settled))
-        current = Permutation(a, {units.name: order}).compose(current)
-        settled.add(units.name)
-    return current
+def align_running(
+    graphs: Iterable[ParameterGraph], *, statistics: bool = True
+) -> Iterator[ParameterGraph]:
+    """Align each network to the mean of those before it, in one pass; the first stays.
+
+    For zoos: only the mean and one network are held. The result depends on the order in which
+    they come; `align_many` goes over all of them again.
+
+    Raises:
+        ValueError: the architectures differ.
+    """
+    mean: Tensor | None = None
+    for number, graph in enumerate(graphs):
+        if mean is None:
+            first, mean = graph, graph.theta.double()
+        else:
+            graph = align(graph, replace(first, theta=mean), statistics=statistics)
+            mean = mean + (graph.theta.double() - mean) / (number + 1)
+        yield graph
 
 
-def _similarity(
-    a: Architecture, units: str, placed: Tensor, goal: Tensor, settled: set[str] | None
-) -> Tensor:
-    """How well each old unit would stand in each new place: [new, old]."""
-    size = a.unit[units].size
-    total = torch.zeros(size, size, dtype=torch.float64)
-    for block in a.blocks_of(units):
-        ends = [end for end in (block.target, block.source) if end is not None]
-        others = [end for end in ends if end != units]
-        if settled is not None and not all(end in settled for end in others):
-            continue
-        for dim, end in enumerate(ends):
-            if end == units:
-                rows = read_block(a, block, goal).movedim(dim, 0).reshape(size, -1)
-                columns = read_block(a, block, placed).movedim(dim, 0).reshape(size, -1)
-                total += rows @ columns.T
-    return total
-
-
-def _assign(similarity: Tensor) -> Tensor:
-    from scipy.optimize import linear_sum_assignment
-
-    _, order = linear_sum_assignment(similarity.numpy(), maximize=True)
-    return torch.as_tensor(order)
+def _moves(permutation: Permutation) -> bool:
+    return any(not torch.equal(p, torch.arange(len(p))) for p in permutation.values())
