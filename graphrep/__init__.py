@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from .representation import Representation as Representation
     from .symmetry import (
         Permutation as Permutation,
+        Rescalings as Rescalings,
         align as align,
+        align_many as align_many,
+        canonical as canonical,
+        derive_rescalings as derive_rescalings,
+        interpolate as interpolate,
+        loss_barrier as loss_barrier,
+        merge as merge,
         random_permutation as random_permutation,
+        random_rescaling as random_rescaling,
+        rescale as rescale,
+        reset_statistics as reset_statistics,
     )
     from .zoo import Zoo as Zoo
 
@@ -26,10 +36,20 @@ _HOMES = {
     "ParameterGraph": ".graph",
     "Permutation": ".symmetry",
     "Representation": ".representation",
+    "Rescalings": ".symmetry",
     "Zoo": ".zoo",
     "align": ".symmetry",
+    "align_many": ".symmetry",
+    "canonical": ".symmetry",
+    "derive_rescalings": ".symmetry",
+    "interpolate": ".symmetry",
     "load_graph": ".loading",
+    "loss_barrier": ".symmetry",
+    "merge": ".symmetry",
     "random_permutation": ".symmetry",
+    "random_rescaling": ".symmetry",
+    "rescale": ".symmetry",
+    "reset_statistics": ".symmetry",
     "to_graph": ".graph",
 }
 

@@ -11,12 +11,16 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_tour_of_graphs_runs_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tour_of_graphs_runs_as_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     tour = BLOCKS[0]
     exec(compile(tour, "README.md", "exec"), {})
     promised = [line[2:] for line in tour.splitlines() if line.startswith("# ")]
     assert len(promised) == 2
     assert capsys.readouterr().out.splitlines() == promised
+    assert {f.name for f in tmp_path.iterdir()} == {"net.graphml", "net.svg"}
 
 
 def test_every_command_that_is_shown_exists() -> None:

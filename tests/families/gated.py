@@ -165,7 +165,10 @@ MODULES = "not found: whole modules change places, with the gate's rows"
 
 def family(name: str, layer, symmetry, **more) -> Family:
     return Family(
-        name=name, build=lambda: Stream(layer()), inputs=ROWS, symmetry=stream * symmetry, **more
+        name=name,
+        build=lambda: Stream(layer()),
+        symmetry=stream * symmetry,
+        **{"inputs": ROWS, **more},
     )
 
 
@@ -182,7 +185,8 @@ FAMILIES = [
     family("moe-soft-bmm", lambda: Stacked("bmm"), mixture),
     family("moe-top-2", lambda: Hard(2), mixture, no_meta="the loop reads values",
            least=stream * mixture / perms(EXPERTS), why=MODULES),
-    family("moe-top-1-shared", lambda: Hard(1, shared=True), mixture * perms(HIDDEN),
+    family("moe-top-2-shared", lambda: Hard(2, shared=True), mixture * perms(HIDDEN),
+           inputs=floats(40, 4),  # so that some rows choose each expert
            no_meta="the loop reads values", least=stream * mixture * perms(HIDDEN) / perms(EXPERTS),
            why=MODULES),
     family("moe-top-2-gathered", HardStacked, mixture),

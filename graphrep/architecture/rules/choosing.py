@@ -69,6 +69,8 @@ def nonzero(call: Call) -> None:
         give_up(call)
     else:
         call.ledger.choosers.append(atoms)
+    why = "computed values chose places; what other inputs reach was not traced"
+    call.ledger.remark("control flow", why)
 
 
 @rule("histc bincount")
