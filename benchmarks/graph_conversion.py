@@ -1,0 +1,429 @@
+"""What does it cost to make a parameter graph, once a design and once a further checkpoint?
+
+    python benchmarks/graph_conversion.py --output runs/graph_conversion
+
+Traces designs from a demo CNN to Mixtral-8x7B, each in processes of its own, so that time and
+peak memory are those of a first use; reads further checkpoints of a known design next to plain
+reads of the same bytes; times the views next to the time that their bytes take to move. One
+torch thread. Wall medians with [least, greatest]; on a busy machine the processor time says
+more. Writes a CSV a section and graph_conversion.md. A design may take 14 GB and 2 minutes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from graphrep.files import write_whole
+from graphrep.progress import show_progress
+
+TARGETS = {  # wall seconds of trace and check, from the issue
+    "resnet-18": 2.0,
+    "gpt2": 15.0,
+    "llama-7b (meta)": 60.0,
+}
+DESIGNS = (
+    *("demo cnn", "resnet-18", "resnet-50", "vit-b/16", "bert-base", "gpt2"),
+    *("llama-7b (meta)", "mixtral-8x7b (meta)"),
+)
+MAX_MEMORY, MAX_SECONDS = 14 << 30, 120  # of one design, so that it harms nobody else
+MB = 1e6
+STORED = (  # graph_encoders.md: peers, one thread, torch 2.13; not measured here
+    ("neural-graphs (stored)", "graphs of 32 small CNNs, an edge a channel pair", "10 to 26 ms"),
+    ("neural-graphs (stored)", "one small CNN", "0.3 to 0.8 ms"),
+    ("GMN, ScaleGMN, NFN, DWSNets", "building graphs or lists of weights", "no figure stored"),
+    ("any of them", "tracing an arbitrary module", "not done by any"),
+)
+
+
+def main(
+    output: Path = Path("runs/graph_conversion"),
+    quick: Annotated[bool, typer.Option(help="one run each, nothing large")] = False,
+    repeats: int = 3,
+    designs: Annotated[str, typer.Option(help="by comma; all if empty")] = "",
+    worker: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    if worker:
+        return _work(worker, quick)
+    chosen = designs.split(",") if designs else DESIGNS[: 2 if quick else None]
+    repeats = 1 if quick else repeats
+    jobs = [f"trace:{name}" for _ in range(repeats) for name in chosen]
+    jobs += ["further:demo cnn"] + ["further:gpt2"] * (not quick) + ["views"]
+    rows: list[dict[str, Any]] = []
+    machine = _machine()
+    output.mkdir(parents=True, exist_ok=True)
+    with show_progress("graph conversion", len(jobs)) as bar:
+        for job in jobs:
+            rows += _in_process(job, quick)
+            report(pd.DataFrame(rows), machine, output)
+            bar()
+    print((output / "graph_conversion.md").read_text())
+
+
+def _in_process(job: str, quick: bool) -> list[dict[str, Any]]:
+    """Rows that a process of its own measured, or one that says why there are none."""
+    command = [sys.executable, __file__, "--worker", job, *["--quick"] * quick]
+    section, _, subject = job.partition(":")
+    failed = {"section": section, "subject": subject, "quantity": "failed"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MAX_SECONDS)
+    except subprocess.TimeoutExpired:
+        return [{**failed, "note": f"stopped after {MAX_SECONDS} s"}]
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"killed, code {done.returncode}"]
+        return [{**failed, "note": lines[-1].strip()[:160]}]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _work(job: str, quick: bool) -> None:
+    import torch
+
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
+    torch.set_num_threads(1)
+    section, _, subject = job.partition(":")
+    match section:
+        case "trace":
+            rows = trace_design(subject)
+        case "further":
+            rows = read_further(subject, 3 if quick else 9)
+        case _:
+            rows = view(quick)
+    print(json.dumps([{"section": section, **row} for row in rows]))
+
+
+def build(name: str) -> tuple[Any, Any]:
+    """A module with random values, or on `meta`, and small example inputs."""
+    import torch
+
+    from graphrep.zoo.networks import NetworkConfig, build_network
+
+    flat = {"pooling": "none", "head": "global"}
+    images = {"demo cnn": 8, "small cnn": 28, "1.2 M cnn": 28}
+    if name in images:
+        config = {
+            "demo cnn": NetworkConfig(),
+            "small cnn": NetworkConfig(hidden=(16, 16, 16), **flat),
+            "1.2 M cnn": NetworkConfig(hidden=(256, 256, 256), **flat),
+        }[name]
+        size = images[name]
+        return build_network(config, (1, size, size), 10).eval(), torch.randn(2, 1, size, size)
+    import transformers as hf
+
+    hf.logging.set_verbosity_error()
+    pixels = {"pixel_values": torch.randn(1, 3, 32, 32)}
+    tokens = {"input_ids": torch.arange(8).view(1, 8)}
+    masked = {"input_ids": torch.zeros(1, 4).long(), "attention_mask": torch.ones(1, 4).long()}
+    meta: dict[str, Any] = {"use_cache": False, "attn_implementation": "eager"}
+    match name:
+        case "resnet-18":
+            widths = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
+            config = hf.ResNetConfig(layer_type="basic", num_labels=1000, **widths)
+            return hf.ResNetForImageClassification(config).eval(), pixels
+        case "resnet-50":
+            return hf.ResNetForImageClassification(hf.ResNetConfig(num_labels=1000)).eval(), pixels
+        case "vit-b/16":
+            large = {"pixel_values": torch.randn(1, 3, 224, 224)}
+            return hf.ViTForImageClassification(hf.ViTConfig(num_labels=1000)).eval(), large
+        case "bert-base":
+            return hf.BertModel(hf.BertConfig()).eval(), tokens
+        case "gpt2":
+            return hf.GPT2LMHeadModel(hf.GPT2Config(use_cache=False)).eval(), tokens
+        case "llama-7b (meta)":
+            with torch.device("meta"):
+                return hf.LlamaForCausalLM(hf.LlamaConfig(**meta)).eval(), masked
+        case "mixtral-8x7b (meta)":
+            config = hf.MixtralConfig(experts_implementation="batched_mm", **meta)
+            with torch.device("meta"):
+                return hf.MixtralForCausalLM(config).eval(), masked
+    raise ValueError(f"design must be one of {', '.join(DESIGNS)}, got '{name}'")
+
+
+def _memory(reset: bool = False) -> tuple[float, float]:
+    """Bytes of this process: now, and at most since the last reset (or since its start)."""
+    if reset:
+        gc.collect()
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory would hide what is taken
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    found = {line[0]: float(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+    return found["VmRSS:"], found["VmHWM:"]
+
+
+def trace_design(name: str) -> list[dict[str, Any]]:
+    """Tracing, checking and copying values in a fresh process; peaks are above the weights."""
+    from graphrep.architecture.trace import trace
+    from graphrep.architecture.verify import verify
+    from graphrep.graph import ParameterGraph, to_graph
+
+    module, inputs = build(name)
+    rows: list[dict[str, Any]] = []
+    base, _ = _memory(reset=True)
+
+    def step(quantity: str, function: Callable[[], Any]) -> Any:
+        _memory(reset=True)
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = function()
+        row = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        peak_mb = (_memory()[1] - base) / MB
+        rows.append({"subject": name, "quantity": quantity, **row, "peak_mb": peak_mb})
+        return result
+
+    found = step("trace", lambda: trace(module, inputs))
+    rows[0]["parameters"] = found.num_parameters
+    costly = [str(note) for note in found.notes if note.unsupported]
+    rows[0]["note"] = f"{len(costly)} symmetries lost, first {costly[0]}"[:160] if costly else ""
+    checked = step("verify", lambda: verify(found, module, inputs))
+    step("copy", lambda: ParameterGraph.from_state_dict(checked, module.state_dict()))
+    step("again", lambda: to_graph(module, inputs))
+    total = {key: sum(row[key] for row in rows[:3]) for key in ("wall_s", "cpu_s")}
+    peak = max(row["peak_mb"] for row in rows[:3])
+    rows.append({"subject": name, "quantity": "to_graph", **total, "peak_mb": peak})
+    return rows
+
+
+def read_further(name: str, rounds: int) -> list[dict[str, Any]]:
+    """Reading further checkpoints, next to plain reads of the same bytes in the same round."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from graphrep.checkpoint import read_checkpoint
+    from graphrep.graph import ParameterGraph, to_graph
+
+    module, inputs = build(name)
+    architecture = to_graph(module, inputs, verify=False).architecture
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("pt", "safetensors"):
+            paths = [Path(folder) / f"{i}.{kind}" for i in range(200 if name == "demo cnn" else 1)]
+            for path in paths:
+                values = {k: v.clone() for k, v in module.state_dict().items()}
+                torch.save(values, path) if kind == "pt" else save_file(values, path)
+            size = paths[0].stat().st_size
+            buffer = bytearray(size)
+
+            def read_warm(path: Path, into: bytearray = buffer) -> None:
+                with open(path, "rb", buffering=0) as file:
+                    file.readinto(into)
+
+            def read(path: Path) -> ParameterGraph:
+                state = read_checkpoint(path).state_dict
+                return ParameterGraph.from_state_dict(architecture, state)
+
+            state = read_checkpoint(paths[0]).state_dict
+            ways: dict[str, Callable[[Path], Any]] = {
+                "bytes": Path.read_bytes,
+                "bytes into warm memory": read_warm,
+                "library": load_file if kind != "pt" else _load_torch,
+                "read_checkpoint": read_checkpoint,
+                "from_state_dict": lambda _, s=state: ParameterGraph.from_state_dict(
+                    architecture, s
+                ),
+                "whole": read,
+            }
+            for number in range(rounds + 1):
+                for way, function in ways.items():
+                    wall, cpu = time.perf_counter(), time.process_time()
+                    for path in paths:
+                        function(path)
+                    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                    row = {"wall_s": wall / len(paths), "cpu_s": cpu / len(paths)}
+                    about = {"subject": f"{name} .{kind}", "quantity": way, "round": number}
+                    if number:  # the first warms the page cache
+                        rows.append({**about, **row, "bytes": size})
+            for path in paths:
+                path.unlink()
+    return rows
+
+
+def _load_torch(path: Path) -> Any:
+    import torch
+
+    return torch.load(path, weights_only=True)
+
+
+def view(quick: bool) -> list[dict[str, Any]]:
+    """The explicit graph and what acts on values, next to the time that their bytes take."""
+    import torch
+
+    from graphrep.graph import ParameterGraph, to_graph
+    from graphrep.interchange import topology
+    from graphrep.symmetry import align, random_permutation
+
+    source, target = torch.ones(2, 1 << 24)
+    moves = []
+    for _ in range(9):
+        start = time.perf_counter()
+        target.copy_(source)
+        moves.append(2 * source.nbytes / (time.perf_counter() - start))
+    rows: list[dict[str, Any]] = []
+    import torch_geometric.data  # noqa: F401  its import is no part of a conversion
+
+    for name in ("demo cnn", "small cnn", *["1.2 M cnn"] * (not quick)):
+        module, inputs = build(name)
+        graph = to_graph(module, inputs)
+        a, edges = graph.architecture, graph.architecture.num_parameters
+        order = random_permutation(a, torch.Generator().manual_seed(0))
+        data, other, state = graph.to_pyg(), graph.permute(order), graph.state_dict()
+        ways: dict[str, tuple[float, Callable[[], Any]]] = {  # bytes an edge, read and written
+            "to_pyg, first": (68, lambda g=graph: (topology.cache_clear(), g.to_pyg())),
+            "to_pyg": (48, graph.to_pyg),
+            "from_pyg": (16, lambda d=data, a=a: ParameterGraph.from_pyg(d, a)),
+            "permute": (8, lambda g=graph, p=order: g.permute(p)),
+            "align": (8, lambda g=graph, o=other: align(o, g)),
+            "to_networkx": (4, graph.to_networkx),
+            "32 x (from_state_dict, to_pyg)": (
+                32 * 56,
+                lambda a=a, s=state: [
+                    ParameterGraph.from_state_dict(a, s).to_pyg() for _ in range(32)
+                ],
+            ),
+        }
+        for way, (num_bytes, function) in ways.items():
+            for _ in range(1 if way == "to_networkx" and edges > 1e6 else 3 if quick else 7):
+                start, cpu = time.perf_counter(), time.process_time()
+                function()
+                row = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+                floor = {"parameters": edges, "floor_s": edges * num_bytes / median(moves)}
+                rows.append({"subject": name, "quantity": way, **row, **floor})
+    note = f"memory moves at {median(moves) / 1e9:.1f} GB/s, read and written"
+    return [*rows, {"subject": "machine", "quantity": "memory", "note": note}]
+
+
+def _machine() -> str:
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    load = Path("/proc/loadavg").read_text().split()[0]
+    return (
+        f"{names[0]} x {len(names)}, 1 torch thread, torch {torch.__version__}, "
+        f"Python {platform.python_version()}; load at the start {load}"
+    )
+
+
+def report(rows: pd.DataFrame, machine: str, output: Path) -> None:
+    """A CSV a section and the tables, of what there is so far."""
+    for section, found in rows.groupby("section", sort=False):
+        path = output / f"{section}.csv"
+        found = found.dropna(axis=1, how="all")
+        write_whole(path, lambda unfinished, found=found: found.to_csv(unfinished, index=False))
+    text = [f"Machine: {machine}"]
+    for section, found in rows.groupby("section", sort=False):
+        match section:
+            case "trace":
+                text += _trace_table(found)
+            case "further":
+                text += _further_table(found)
+            case "views":
+                text += _view_table(found)
+    write_whole(output / "graph_conversion.md", lambda path: path.write_text("\n".join(text)))
+
+
+def _table(header: str, lines: list[list[str]]) -> list[str]:
+    columns = header.split(" | ")
+    rows = [columns, ["---"] * len(columns), *lines]
+    return ["", *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def _seconds(found: pd.DataFrame) -> str:
+    """Median, spread and processor time, in the unit that suits them."""
+    if found.empty or found["wall_s"].isna().all():
+        return "-"
+    middle = found["wall_s"].median()
+    scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if middle * s >= 0.1)
+    low, high = found["wall_s"].min() * scale, found["wall_s"].max() * scale
+    cpu = found["cpu_s"].median() * scale
+    return f"{middle * scale:.3g} [{low:.3g}, {high:.3g}] {unit}, cpu {cpu:.3g}"
+
+
+def _trace_table(rows: pd.DataFrame) -> list[str]:
+    lines = []
+    for name, found in rows.groupby("subject", sort=False):
+        parts = {q: found[found["quantity"] == q] for q in found["quantity"].unique()}
+        none = found.iloc[:0]
+        cells = [_seconds(parts.get(q, none)) for q in ("trace", "verify", "copy", "again")]
+        peaks = [
+            f"{parts[q]['peak_mb'].median():,.0f}" if q in parts else "-"
+            for q in ("trace", "verify", "to_graph")
+        ]
+        wanted = TARGETS.get(str(name))
+        if wanted and "to_graph" in parts:
+            spent = (parts["trace"]["wall_s"].median(), parts["to_graph"]["wall_s"].median())
+            verdict = [f"{s:.2f} s {'met' if s < wanted else 'MISSED'}" for s in spent]
+            peaks.append(f"{wanted:g} s: trace {verdict[0]}, all {verdict[1]}")
+        else:
+            peaks.append("; ".join(found.get("note", none).dropna().unique()) or "-")
+        size = found["parameters"].max() / 1e6 if "parameters" in found else float("nan")
+        lines.append([str(name), f"{size:,.4g}", *cells, *peaks])
+    header = (
+        "design | million | trace | verify | copy | all again, same process | "
+        "MB trace | MB verify | MB all | target or note"
+    )
+    return ["", "Peak memory is above the weights, which `copy` holds a second time.",
+            *_table(header, lines)]  # fmt: skip
+
+
+def _further_table(rows: pd.DataFrame) -> list[str]:
+    lines = []
+    for subject, found in rows.groupby("subject", sort=False):
+        if "round" not in found or found["round"].isna().all():
+            lines.append([str(subject), *["-"] * 8, str(found["note"].iloc[0])])
+            continue
+        wall = found.pivot(index="round", columns="quantity", values="wall_s")
+        ways = ("bytes", "bytes into warm memory", "library", "read_checkpoint", "from_state_dict")
+        cells = [_seconds(found[found["quantity"] == way]) for way in (*ways, "whole")]
+        ratios = [
+            wall["whole"] / wall["bytes"],
+            wall["whole"] / wall["library"],
+            wall["from_state_dict"] / wall["bytes"],
+        ]
+        texts = [f"{r.median():.2f} [{r.min():.2f}, {r.max():.2f}]" for r in ratios]
+        lines.append([f"{subject}, {found['bytes'].iloc[0]:,.0f} bytes", *cells, *texts])
+    header = (
+        "file | bytes | into warm memory | torch.load or load_file | read_checkpoint | "
+        "from_state_dict | whole | whole / bytes | whole / library | from_state_dict / bytes"
+    )
+    return _table(header, lines)
+
+
+def _view_table(rows: pd.DataFrame) -> list[str]:
+    lines = []
+    found = rows.dropna(subset=["wall_s"]) if "wall_s" in rows else rows.iloc[:0]
+    for (subject, way), part in found.groupby(["subject", "quantity"], sort=False):
+        edges, middle = part["parameters"].iloc[0], part["wall_s"].median()
+        edges *= 32 if way.startswith("32") else 1
+        floor = part["floor_s"].iloc[0]
+        rate, times = f"{edges / middle / 1e6:.3g} M", f"{middle / floor:.3g}"
+        lines.append([subject, way, _seconds(part), rate, f"{floor * 1e3:.3g}", times])
+    ours = found[(found["subject"] == "small cnn") & found["quantity"].str.startswith("32")]
+    peers = [list(row) for row in STORED]
+    peers.append(
+        ["graphrep (this run)", "graphs of 32 small CNNs, an edge a number", _seconds(ours)]
+    )
+    notes = [str(note) for note in rows["note"].dropna()] if "note" in rows else []
+    return [
+        *notes,
+        *_table("network | view | time a call | edges a second | floor, ms | times floor", lines),
+        *_table("who | what | time", peers),
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)
