@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .blocks import UNIT_PARTS, blocks_of
 from .classes import classify
+from .experts import settle_routes
 from .labels import Ledger, Use
 from .rules import ACTIVATIONS
 from .spec import (
@@ -40,7 +41,7 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
         for tensor, use in ledger.uses.items()
         if tensor in shapes and _is_placed(use, shapes[tensor])
     }
-    ledger.settle_routes()
+    settle_routes(ledger)
     for (tensor, axes), atoms in ledger.axes.items():
         if tensor in ledger.given_up and len(axes) > 1:
             ledger.frozen.append(atoms)
@@ -127,6 +128,7 @@ class Groups:
         self.member_of_class = torch.zeros(classes.num, dtype=torch.int64)
         for g in range(len(self.members)):
             self._number(g)
+        self.num_placed = len(self.members)
         self._add_larger()
         self._prefer_stacks(placed)
         self._sort_within()
@@ -260,7 +262,9 @@ def _name_groups(groups: Groups, placed: Mapping[str, Use], ledger: Ledger) -> d
             return
         for parent, _ in groups.above[g]:  # a larger unit stands before what it holds
             enter(parent, larger.get(parent, "larger"))
-        wanted = larger.get(g, wanted) if groups.kind[g] == "hidden" else wanted
+        own = larger.get(g, wanted)
+        if groups.kind[g] == "hidden" and (g >= groups.num_placed or own.endswith("heads")):
+            wanted = own
         taken[wanted] = taken.get(wanted, 0) + 1
         order[g] = wanted if taken[wanted] == 1 else f"{wanted}#{taken[wanted]}"
 

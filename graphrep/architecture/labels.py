@@ -11,16 +11,14 @@ are in `rules/`.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor
 
-OWN_CODE = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+from .remarks import Remark, calling_line
+
 NONE = -1  # the same under every reordering, but perhaps unlike its neighbours
 ZERO = -2  # a constant zero: facing it tells nothing apart
 
@@ -102,29 +100,6 @@ class Use:
     def place(self, part: str, *axes: int) -> None:
         """The first use of axes says what they are."""
         self.parts.setdefault(axes, part)
-
-
-@dataclass(frozen=True)
-class Remark:
-    """A symmetry that was given up, or what was seen of the path that was taken."""
-
-    subject: Tensor | str
-    operation: str
-    module: str
-    reason: str
-    line: str = ""  # of the code that was traced, as file:number
-    unsupported: bool = False  # for want of a rule, not by the nature of the network
-
-
-def calling_line() -> str:
-    """The innermost line on the stack that is neither torch's nor ours."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(OWN_CODE) and not file.startswith("<"):
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
 
 
 class Ledger:
@@ -245,11 +220,16 @@ class Ledger:
     def product(self, rows: Tensor, columns: Tensor) -> Tensor:
         """A unit for each pair of a row's label [R] and a column's [m]: atoms [R, m]."""
         kept, number = torch.unique(rows, return_inverse=True)
-        atoms = self.new_atoms(len(kept) * len(columns)).view(len(kept), len(columns))
+        return self.pairs(kept.unsqueeze(0), columns.unsqueeze(0))[0, number]
+
+    def pairs(self, left: Tensor, right: Tensor) -> Tensor:
+        """A unit for each pair of labels [k, n] and [k, m], within both: atoms [k, n, m]."""
+        (k, n), m = left.shape, right.shape[1]
+        atoms = self.new_atoms(k * n * m).view(k, n, m)
         self.products.append(atoms)
-        self.link(atoms, kept.unsqueeze(1).expand(atoms.shape))
-        self.link(atoms, columns.expand(atoms.shape))
-        return atoms[number]
+        self.link(atoms, left.unsqueeze(2).expand(atoms.shape))
+        self.link(atoms, right.unsqueeze(1).expand(atoms.shape))
+        return atoms
 
     def are_siblings(self, atoms: Tensor) -> bool:
         """Whether atoms were made together: units along one axis, not of two that meet later."""
@@ -275,44 +255,6 @@ class Ledger:
         self.routes.append(pairs)
         self.slices.append(slices)
         self.routed.append(experts)
-
-    def settle_routes(self) -> None:
-        """Say of every expert what was said of the first; freeze units that chose otherwise."""
-        routed = torch.cat([torch.empty(0, dtype=torch.int64), *self.routed])
-        choosers, self.choosers = self.choosers, []
-        for atoms in choosers:
-            rest = atoms[(atoms >= 0) & ~torch.isin(atoms, routed)]
-            if len(rest):
-                self.frozen.append(rest)
-        by_size: dict[int, list[Tensor]] = {}
-        for some in self.slices:
-            by_size.setdefault(some.shape[1], []).append(some)
-        for parts in by_size.values():
-            table = torch.unique(torch.cat(parts), dim=0)
-            row = torch.full((self.num_atoms,), -1)
-            row[table[:, 0]] = torch.arange(len(table))
-
-            def spread(atoms: Tensor, row: Tensor = row, table: Tensor = table) -> Tensor:
-                own = row[atoms]
-                return torch.where(
-                    own.unsqueeze(-1) >= 0, table[own.clamp(min=0)], atoms.unsqueeze(-1)
-                )
-
-            for pairs in (self.ties, self.links):
-                for i, some in enumerate(pairs):
-                    if bool((row[some] >= 0).any()):
-                        pairs[i] = torch.unique(spread(some).reshape(2, -1), dim=1)
-            for i, some in enumerate(self.frozen):
-                self.frozen[i] = torch.unique(spread(some))
-            for i, (some, values) in enumerate(self.colours):
-                wide = spread(some)
-                told, values = torch.unique(
-                    torch.stack([wide, values.unsqueeze(-1).expand(wide.shape)]).reshape(2, -1),
-                    dim=1,
-                )
-                self.colours[i] = (told, values)
-        self.links += self.routes
-        self.routes, self.slices = [], []
 
     def freeze(self, labels: Tensor, reason: str, unsupported: bool = False) -> None:
         """These atoms keep their places."""

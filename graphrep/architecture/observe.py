@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .labels import Activation, Ledger, Reference, varying_dims
+from .recorder import Recorder
 from .rules import tensors_in
 from .spec import Architecture
-from .trace import Inputs, Recorder, as_arguments, describe_tensors, undisturbed
+from .trace import Inputs, as_arguments, describe_tensors, undisturbed
 
 Want = Literal["written", "read", "both"]
 SOURCES = ("weight", "table")  # roles of parameters that compute one unit group from another

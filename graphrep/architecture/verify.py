@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .nesting import above, draw
+from .recorder import output_tensors
 from .reorder import Reordering, tensor_of
 from .spec import Architecture, Note, TensorSpec
-from .trace import Inputs, as_arguments, output_tensors, undisturbed
+from .trace import Inputs, as_arguments, undisturbed
 
 TOLERANCE = {  # of the outputs' largest magnitude, by the coarsest type that the run computes in
     torch.float64: 1e-9,
@@ -88,7 +89,7 @@ class _Trial:
         self.twin = copy.deepcopy(module).to(dtype)
         arguments = as_arguments(example_inputs, module)
         self.arguments = tree_map(lambda v: _cast(v, dtype), arguments)
-        self._randomise_buffers()
+        randomise_buffers(architecture, self.twin, generator)
         self.live = {
             **dict(self.twin.named_parameters(remove_duplicate=False)),
             **dict(self.twin.named_buffers()),
@@ -121,14 +122,6 @@ class _Trial:
             return True
         atol = self.tolerance * max(1.0, float(expected.abs().max()))
         return torch.allclose(found, expected, rtol=0, atol=atol)
-
-    def _randomise_buffers(self) -> None:
-        """Float buffers that ride along may hold anything in another checkpoint."""
-        for name, buffer in self.twin.named_buffers():
-            spec = self.architecture.tensor.get(name)
-            if spec is not None and spec.role == "buffer" and buffer.is_floating_point():
-                drawn = torch.rand(buffer.shape, generator=self.generator, dtype=torch.float64)
-                buffer.data.copy_(drawn + 0.5)
 
     @torch.no_grad()
     def _outputs(self, seed: int, orders: Mapping[str, Tensor]) -> list[Tensor]:
@@ -167,6 +160,17 @@ def _fix(architecture: Architecture, names: set[str], reason: str) -> Architectu
         Note(subject=name, operation="verify", module="", reason=reason) for name in sorted(chosen)
     ]
     return replace(architecture, units=units, notes=(*architecture.notes, *notes))
+
+
+def randomise_buffers(
+    architecture: Architecture, module: nn.Module, generator: torch.Generator
+) -> None:
+    """Float buffers that ride along may hold anything in another checkpoint."""
+    for name, buffer in module.named_buffers():
+        spec = architecture.tensor.get(name)
+        if spec is not None and spec.role == "buffer" and buffer.is_floating_point():
+            drawn = torch.rand(buffer.shape, generator=generator, dtype=torch.float64)
+            buffer.data.copy_(drawn + 0.5)
 
 
 def random_tensors(

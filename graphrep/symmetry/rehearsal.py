@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..architecture import Architecture
+from ..architecture.recorder import output_tensors
 from ..architecture.reorder import tensor_of
-from ..architecture.trace import Inputs, as_arguments, output_tensors, undisturbed
-from ..architecture.verify import TOLERANCE, random_theta
+from ..architecture.trace import Inputs, as_arguments, undisturbed
+from ..architecture.verify import TOLERANCE, random_theta, randomise_buffers
 from .rescaling import Kind, Rescaling, admissible, multiply, parts_of, random_rescaling
 
 SEARCHES = 4  # sets of random weights that a search runs on
@@ -61,7 +62,7 @@ class Rehearsal:
             **dict(self.twin.named_parameters(remove_duplicate=False)),
             **dict(self.twin.named_buffers()),
         }
-        self._randomise_buffers()
+        randomise_buffers(architecture, self.twin, self.generator)
         self.thetas = [_weights(architecture, self.generator) for _ in range(SEARCHES + CHECKS)]
         self._loaded: tuple[int, set[str]] = (-1, set())  # which theta, and what differs from it
         self._scales: dict[tuple[str, Kind], list[Tensor]] = {}
@@ -179,14 +180,6 @@ class Rehearsal:
             elif e.numel() and not bool((f - e).abs().max() <= self.tolerance * e.abs().max()):
                 return False
         return True
-
-    def _randomise_buffers(self) -> None:
-        """Float buffers that ride along may hold anything in another checkpoint."""
-        for name, buffer in self.twin.named_buffers():
-            spec = self.architecture.tensor.get(name)
-            if spec is not None and spec.role == "buffer" and buffer.is_floating_point():
-                drawn = torch.rand(buffer.shape, generator=self.generator, dtype=torch.float64)
-                buffer.data.copy_(drawn + 0.5)
 
 
 class _PartedError(Exception):

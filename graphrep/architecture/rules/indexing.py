@@ -10,7 +10,7 @@ from torch import Tensor
 from ..labels import NONE, ZERO, Activation, Pointer, Reference, varying_dims
 from .call import Call, give_up, rule, tensors_in
 from .meeting import meet
-from .movement import move, run_on_labels
+from .movement import move, run_on_labels, zero_or
 from .routing import first_slice
 
 
@@ -125,7 +125,7 @@ def write_by_index(call: Call) -> None:
     """Values written at computed places of one unit are tied to what was there."""
     into, dim, index = call.args[:3]
     values = call.arg(3, "source" if call.name.startswith("index") else "src")
-    labels = _zero_or(call, into)
+    labels = zero_or(call, into)
     dim = dim % max(1, labels.dim())
     pointer = call.tracked(index)
     if isinstance(pointer, Pointer):
@@ -160,7 +160,7 @@ def write_by_index(call: Call) -> None:
 def put(call: Call) -> None:
     """An assignment at computed places ties what is written to what was there."""
     into, indices, values = call.args[:3]
-    labels, own = _zero_or(call, into), call.labels(values)
+    labels, own = zero_or(call, into), call.labels(values)
     dims = {d for d, index in enumerate(indices) if index is not None}
     masks = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
     if any(isinstance(call.tracked(i), Pointer) for i in indices if i is not None):
@@ -183,13 +183,6 @@ def put(call: Call) -> None:
     )
     call.ledger.tie(line, other)
     call.give(torch.where(line >= 0, line, torch.maximum(line, other)), keeps_zero=True)
-
-
-def _zero_or(call: Call, value: Tensor) -> Tensor:
-    """Labels of what is written into; constants that are zero tell nothing apart."""
-    if call.tracked(value) is None and not value.is_meta and not bool(value.any()):
-        return torch.full((1,) * value.dim(), ZERO).expand(value.shape)
-    return call.labels(value)
 
 
 @rule("_embedding_bag _embedding_bag_forward_only")

@@ -37,9 +37,7 @@ def product_of_activations(call: Call, a: Tensor, b: Tensor) -> None:
         right = _rows(ledger.tie_along(lb, {m}).select(m, 0), batch)
         found = contract_pairs(ledger, left, right)
     elif n in va and m in vb:
-        ledger.freeze(la, "an outer product of units")
-        ledger.freeze(lb, "an outer product of units")
-        return call.give_none()
+        return pair_units(call, la, lb)
     elif n in va:
         found = mix_rows(
             ledger, _rows(lb.select(m, 0)[..., :1], batch), _rows(la.select(k_a, 0), batch)
@@ -59,26 +57,42 @@ def product_of_activations(call: Call, a: Tensor, b: Tensor) -> None:
 def weigh_columns(call: Call, la: Tensor, lb: Tensor) -> bool:
     """Units weighted by others and summed, column by column: gates of experts over their answers.
 
-    One row a [k] for all pairs of the batch, columns b [k, m] of units of their own; what the
+    Rows a [k], columns b [k, m] of units of their own, for each pair of the batch; what the
     units of a column have in common is the label of its sum.
     """
     ledger, n, m = call.ledger, la.dim() - 2, lb.dim() - 1
     batch = call.out.shape[:-2]
-    for rows, columns, row_dim, column_dim in ((la, lb, n, m), (lb.mT, la.mT, n, m)):
-        if row_dim in varying_dims(rows) or not {column_dim - 1, column_dim} <= varying_dims(
-            columns
-        ):
+    for rows, columns, turned in ((la, lb, False), (lb.mT, la.mT, True)):
+        both_vary = {m - 1, m} <= varying_dims(columns)
+        if n in varying_dims(rows) or not both_vary:
             continue
-        weights = torch.unique(_rows(rows.select(row_dim, 0), batch), dim=0)
+        weights = _rows(rows.select(n, 0), batch)
         flat = columns.expand(*batch, *columns.shape[-2:]).reshape(-1, *columns.shape[-2:])
-        if len(weights) > 1 or not bool((flat == flat[:1]).all()) or not bool((weights >= 0).all()):
+        own_units = bool((flat >= 0).all()) and ledger.are_siblings(flat)
+        if not own_units or not bool((weights >= 0).all()):
             continue
-        ledger.link(flat[0], weights[0].unsqueeze(1).expand(flat[0].shape))
-        sums = ledger.hub(flat[0].T, "sums")
+        ledger.link(flat, weights.unsqueeze(-1).expand(flat.shape))
+        sums = ledger.hub(flat.mT.reshape(-1, flat.shape[1]), "sums").view(*batch, 1, -1)
         call.record([la, lb], [sums])
-        call.give(sums if columns.data_ptr() == lb.data_ptr() else sums.unsqueeze(-1))
+        call.give(sums.mT if turned else sums)
         return True
     return False
+
+
+def pair_units(call: Call, la: Tensor, lb: Tensor) -> None:
+    """An outer product has a unit for each pair of units: keys times values, summed over places."""
+    ledger, batch = call.ledger, call.out.shape[:-2]
+    left, right = _rows(la.select(-1, 0), batch), _rows(lb.select(-2, 0), batch)
+    kept, number = torch.unique(torch.cat([left, right], 1), dim=0, return_inverse=True)
+    left, right = kept.split([left.shape[1], right.shape[1]], 1)
+    real = bool((kept >= 0).all()) and not bool(ledger.is_input(kept).any())
+    if not real or len(kept) * left.shape[1] * right.shape[1] > 4_000_000:
+        ledger.freeze(la, "an outer product of units", True)
+        ledger.freeze(lb, "an outer product of units", True)
+        return call.give_none()
+    pairs = ledger.pairs(left, right)[number]
+    call.record([la, lb], [pairs])
+    call.give(pairs.view(*batch, *pairs.shape[1:]))
 
 
 def _rows(labels: Tensor, batch: torch.Size) -> Tensor:

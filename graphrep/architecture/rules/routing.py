@@ -2,7 +2,7 @@
 
 A router's top-k gives the indices of experts. When experts are reordered the numbers
 change and choose the same weights, so what is computed stays. Of stacked weights the first
-slice stands for the one that is chosen (`Ledger.settle_routes` says of all what was said of it).
+slice stands for the one that is chosen (`experts.py` says of all what was said of it).
 """
 
 from __future__ import annotations
