@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from .labels import Use
 from .spec import Block, BlockKind, Span
@@ -104,11 +105,15 @@ def _grouped(
     own = tuple(a for a in source if a not in shared)
     targets = groups.spans(tensor, target)
     found = groups.axis_classes[tensor, source].view(-1, prod(shape[a] for a in own))
-    if len(targets) != 1 or not own or target[: len(shared)] != source[: len(shared)]:
+    if not own or target[: len(shared)] != source[: len(shared)]:
         return []
     kinds, group_of = torch.unique(found, dim=0, return_inverse=True)
     s = int(groups.of_class[found[0, 0]])
     if not bool((groups.of_class[found] == s).all()):
+        keys = groups.slot_keys(tensor, source).view(found.shape)
+        firsts = [int((group_of == kind).nonzero()[0, 0]) for kind in range(len(kinds))]
+        return _sections(tensor, shape, use, groups, names, group_of, found[firsts], keys[firsts])
+    if len(targets) != 1:
         return []
     (t, rows), num_groups = targets[0], len(kinds)
     members = groups.member_of_class[kinds]  # [groups, places of the own axes]
@@ -149,3 +154,47 @@ def _grouped(
             groups=num_groups,
         )
     ]
+
+
+def _sections(
+    tensor: str,
+    shape: tuple[int, ...],
+    use: Use,
+    groups: Groups,
+    names: Mapping[int, str],
+    section_of: Tensor,
+    found: Tensor,
+    keys: Tensor,
+) -> list[Block]:
+    """Rows that read units of different kinds, section by section: a packed projection.
+
+    `section_of` [rows]; `found` and `keys` [sections, columns], the units that each reads.
+    """
+    if len(shape) != 2 or len(found) > 8:
+        return []
+    blocks: list[Block] = []
+    for section, (line, key) in enumerate(zip(found, keys, strict=True)):
+        for t, places in groups.spans(tensor, (0,)):
+            inside = section_of[places] == section
+            if not bool((inside == inside[:1]).all()):
+                return []
+            if not bool(inside.any()):
+                continue
+            rows = Span.from_index(names[t], places[:, inside[0]])
+            for s, columns in groups.spans_of(line, key):
+                blocks.append(
+                    Block(
+                        name=f"{tensor}[{len(blocks)}]",
+                        tensor=tensor,
+                        kind="dense",
+                        role=use.role,
+                        axes=(rows, Span.from_index(names[s], columns)),
+                        source=names[s],
+                        target=names[t],
+                        source_axis=1,
+                        target_axis=0,
+                        leader=use.leader,
+                        layout=((0,), (1,)),  # columns move by section, not as one axis
+                    )
+                )
+    return blocks

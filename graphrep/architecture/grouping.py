@@ -207,7 +207,10 @@ class Groups:
     def spans(self, tensor: str, axes: tuple[int, ...]) -> list[tuple[int, Tensor]]:
         """The groups along an axis (or several), each with its places [members, slots]."""
         found = self.axis_classes[tensor, axes].reshape(-1)
-        key = self.slot_keys(tensor, axes)
+        return self.spans_of(found, self.slot_keys(tensor, axes))
+
+    def spans_of(self, found: Tensor, key: Tensor) -> list[tuple[int, Tensor]]:
+        """As `spans`, of the units along a line and the keys that order their places."""
         groups, members = self.of_class[found], self.member_of_class[found]
         spans = []
         for g in torch.unique(groups).tolist():
@@ -230,7 +233,7 @@ class Groups:
         self.axis_classes[tensor, kept] = self.classes.of_atom[atoms]
 
     def slot_keys(self, tensor: str, axes: tuple[int, ...]) -> Tensor:
-        return self.classes.slot_key[self.atoms[tensor, axes]]
+        return self.classes.slot_key[self.atoms[tensor, axes]].reshape(-1)
 
     def named(self, atoms: Tensor, names: Mapping[int, str]) -> tuple[str, ...]:
         """Names of the groups that atoms belong to."""
@@ -243,8 +246,10 @@ def _settle(ledger: Ledger, tensor: str, use: Use) -> None:
     joint = [a for a, p in use.parts.items() if len(a) > 1 and p in UNIT_PARTS]
     for axes in joint:
         sizes = [len(ledger.axes[tensor, (a,)]) for a in axes]
+        seen = ledger.sections.get(tensor)
+        whole = seen is None or bool(seen.all())  # what was used of it by sections
         for dim, axis in enumerate(axes):
-            if use.parts.get((axis,)) == use.parts[axes]:
+            if use.parts.get((axis,)) == use.parts[axes] or (not whole and dim == len(axes) - 1):
                 along = [1] * len(axes)
                 along[dim] = sizes[dim]
                 alone = ledger.axes[tensor, (axis,)].view(along).expand(sizes)

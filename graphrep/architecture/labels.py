@@ -115,6 +115,7 @@ class Ledger:
         self.links: list[Tensor] = []  # [2, k]: an atom, and the one that it goes with
         self.hubs: list[tuple[Tensor, str]] = []  # atoms of larger units, and a name for them
         self.products: list[Tensor] = []  # atoms of units of which each has two larger ones
+        self.sections: dict[str, Tensor] = {}  # rows of weights that were used section by section
         self.statistics: set[str] = set()  # buffers that belong to units
         self.frozen: list[Tensor] = []
         self.colours: list[tuple[Tensor, Tensor]] = []

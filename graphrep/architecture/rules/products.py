@@ -51,6 +51,13 @@ def contract_weight(
         return None
     if stack:
         return contract_stack(call, x, weight, ends, axes, stack, value)
+    section = _section(ledger, weight, axes, ends)
+    if section is not None:
+        use.place("out", *axes["out"])
+        use.place("in", *axes["out"], *axes["in"])
+        wide = section.expand(*x.shape[:-1], *section.shape) if x.dim() > 1 else section
+        ledger.tie(x.unsqueeze(-2).expand(wide.shape), wide)
+        return _line(weight.coords[axes["out"][0]], out_dim)
     for part, found in axes.items():
         use.place(part, *found)
     columns = _line(ledger.joint(weight, tuple(axes["in"])), in_dim)
@@ -62,6 +69,24 @@ def contract_weight(
             return mixed
     ledger.tie(x, columns.expand(x.shape))
     return rows
+
+
+def _section(
+    ledger: Ledger, weight: Reference, axes: dict[str, list[int]], ends: dict[str, int]
+) -> Tensor | None:
+    """Units [m, k] of some rows of a weight: each section of a packed one may read other inputs."""
+    if len(weight.coords) != 2:
+        return None
+    (rows,), (columns,) = axes["out"], axes["in"]
+    line = _line(weight.coords[rows], ends["out"])
+    all_rows = ledger.axes[weight.name, (rows,)]
+    small = len(all_rows) * len(ledger.axes[weight.name, (columns,)]) <= 4_000_000
+    if rows > columns or len(line) == len(all_rows) or not small:
+        return None
+    used = ledger.sections.setdefault(weight.name, torch.zeros(len(all_rows), dtype=torch.bool))
+    used[line - all_rows[0]] = True
+    joint = ledger.joint(weight, (rows, columns))
+    return joint if ends["out"] < ends["in"] else joint.mT
 
 
 def mix_places(ledger: Ledger, x: Tensor, columns: Tensor, rows: Tensor) -> Tensor | None:
