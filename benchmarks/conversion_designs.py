@@ -17,7 +17,7 @@ DESIGNS = (
 
 def build(name: str) -> tuple[nn.Module, Any]:
     """A module with random values, or on `meta`, and small example inputs."""
-    flat = {"pooling": "none", "head": "global"}
+    flat: dict[str, Any] = {"pooling": "none", "head": "global"}
     images = {"demo cnn": 8, "small cnn": 28, "1.2 M cnn": 28}
     if name in images:
         config = {
@@ -34,16 +34,17 @@ def build(name: str) -> tuple[nn.Module, Any]:
     tokens = {"input_ids": torch.arange(8).view(1, 8)}
     masked = {"input_ids": torch.zeros(1, 4).long(), "attention_mask": torch.ones(1, 4).long()}
     meta: dict[str, Any] = {"use_cache": False, "attn_implementation": "eager"}
+    classes: dict[str, Any] = {"num_labels": 1000}
     match name:
         case "resnet-18":
-            widths = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
-            config = hf.ResNetConfig(layer_type="basic", num_labels=1000, **widths)
-            return hf.ResNetForImageClassification(config).eval(), pixels
+            widths: dict[str, Any] = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
+            basic = hf.ResNetConfig(layer_type="basic", **classes, **widths)
+            return hf.ResNetForImageClassification(basic).eval(), pixels
         case "resnet-50":
-            return hf.ResNetForImageClassification(hf.ResNetConfig(num_labels=1000)).eval(), pixels
+            return hf.ResNetForImageClassification(hf.ResNetConfig(**classes)).eval(), pixels
         case "vit-b/16":
             large = {"pixel_values": torch.randn(1, 3, 224, 224)}
-            return hf.ViTForImageClassification(hf.ViTConfig(num_labels=1000)).eval(), large
+            return hf.ViTForImageClassification(hf.ViTConfig(**classes)).eval(), large
         case "bert-base":
             return hf.BertModel(hf.BertConfig()).eval(), tokens
         case "gpt2":
@@ -52,7 +53,8 @@ def build(name: str) -> tuple[nn.Module, Any]:
             with torch.device("meta"):
                 return hf.LlamaForCausalLM(hf.LlamaConfig(**meta)).eval(), masked
         case "mixtral-8x7b (meta)":
-            config = hf.MixtralConfig(experts_implementation="batched_mm", **meta)
+            meta["experts_implementation"] = "batched_mm"  # the loop over experts reads values
+            mixture = hf.MixtralConfig(**meta)
             with torch.device("meta"):
-                return hf.MixtralForCausalLM(config).eval(), masked
+                return hf.MixtralForCausalLM(mixture).eval(), masked
     raise ValueError(f"design must be one of {', '.join(DESIGNS)}, got '{name}'")

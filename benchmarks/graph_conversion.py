@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -28,23 +29,13 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 from conversion_designs import DESIGNS, build
+from conversion_tables import report
 
-from graphrep.files import write_whole
 from graphrep.progress import show_progress
 
-TARGETS = {  # wall seconds of trace and check, from the issue
-    "resnet-18": 2.0,
-    "gpt2": 15.0,
-    "llama-7b (meta)": 60.0,
-}
 SLOW = "mixtral-8x7b (meta)"  # once is enough
 MAX_MEMORY, MAX_SECONDS = 12 << 30, 180  # of one design, so that it harms nobody else
 MB = 1e6
-STORED = (  # graph_encoders.md: peers, one thread, torch 2.13; not measured here
-    ("neural-graphs (stored)", "graphs of 32 small CNNs, an edge a channel pair", "10 to 26 ms"),
-    ("GMN, ScaleGMN, NFN, DWSNets", "building graphs or lists of weights", "no figure stored"),
-    ("any of them", "tracing an arbitrary module", "not done by any"),
-)
 
 
 def main(
@@ -172,8 +163,8 @@ def read_further(name: str, rounds: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("pt", "safetensors"):
             paths = [Path(folder) / f"{i}.{kind}" for i in range(200 if name == "demo cnn" else 1)]
-            for path in paths:
-                values = {k: v.clone() for k, v in module.state_dict().items()}
+            for path in paths:  # tied names once, as they are stored
+                values = {t.name: module.state_dict()[t.name] for t in architecture.stored}
                 torch.save(values, path) if kind == "pt" else save_file(values, path)
             size = paths[0].stat().st_size
             buffer = bytearray(size)
@@ -182,19 +173,19 @@ def read_further(name: str, rounds: int) -> list[dict[str, Any]]:
                 with open(path, "rb", buffering=0) as file:
                     file.readinto(into)
 
-            def read(path: Path) -> ParameterGraph:
-                state = read_checkpoint(path).state_dict
-                return ParameterGraph.from_state_dict(architecture, state)
+            def tie(state: Any) -> Any:
+                return {t.name: state[t.tied_to or t.name] for t in architecture.tensors}
 
-            state = read_checkpoint(paths[0]).state_dict
+            def read(path: Path) -> ParameterGraph:
+                return _fill(architecture, tie(read_checkpoint(path).state_dict))
+
+            state = tie(read_checkpoint(paths[0]).state_dict)
             ways: dict[str, Callable[[Path], Any]] = {
                 "bytes": Path.read_bytes,
                 "bytes into warm memory": read_warm,
                 "library": load_file if kind != "pt" else _load_torch,
                 "read_checkpoint": read_checkpoint,
-                "from_state_dict": lambda _, s=state: ParameterGraph.from_state_dict(
-                    architecture, s
-                ),
+                "from_state_dict": partial(_fill, architecture, state),
                 "whole": read,
             }
             for number in range(rounds + 1):
@@ -210,6 +201,13 @@ def read_further(name: str, rounds: int) -> list[dict[str, Any]]:
             for path in paths:
                 path.unlink()
     return rows
+
+
+def _fill(architecture: Any, state: Any, path: Path | None = None) -> Any:
+    """Of a state dict that is there already, whatever the path."""
+    from graphrep.graph import ParameterGraph
+
+    return ParameterGraph.from_state_dict(architecture, state)
 
 
 def _load_torch(path: Path) -> Any:
@@ -241,19 +239,22 @@ def view(quick: bool) -> list[dict[str, Any]]:
         a, edges = graph.architecture, graph.architecture.num_parameters
         order = random_permutation(a, torch.Generator().manual_seed(0))
         data, other, state = graph.to_pyg(), graph.permute(order), graph.state_dict()
+
+        def first(graph: ParameterGraph = graph) -> None:
+            topology.cache_clear()
+            graph.to_pyg()
+
+        def many(a: Any = a, state: Any = state) -> None:
+            _ = [ParameterGraph.from_state_dict(a, state).to_pyg() for _ in range(32)]
+
         ways: dict[str, tuple[float, Callable[[], Any]]] = {  # bytes an edge, read and written
-            "to_pyg, first": (68, lambda g=graph: (topology.cache_clear(), g.to_pyg())),
+            "to_pyg, first": (68, first),
             "to_pyg": (48, graph.to_pyg),
-            "from_pyg": (16, lambda d=data, a=a: ParameterGraph.from_pyg(d, a)),
-            "permute": (8, lambda g=graph, p=order: g.permute(p)),
-            "align": (8, lambda g=graph, o=other: align(o, g)),
-            "to_networkx": (4, graph.to_networkx),
-            "32 x (from_state_dict, to_pyg)": (
-                32 * 56,
-                lambda a=a, s=state: [
-                    ParameterGraph.from_state_dict(a, s).to_pyg() for _ in range(32)
-                ],
-            ),
+            "from_pyg": (16, partial(ParameterGraph.from_pyg, data, a)),
+            "permute": (8, partial(graph.permute, order)),
+            "align": (8, partial(align, other, graph)),
+            "to_networkx": (0, graph.to_networkx),
+            "32 x (from_state_dict, to_pyg)": (32 * 56, many),
         }
         for way, (num_bytes, function) in ways.items():
             for _ in range(1 if way == "to_networkx" and edges > 1e6 else 3 if quick else 7):
@@ -276,112 +277,6 @@ def _machine() -> str:
         f"{names[0]} x {len(names)}, 1 torch thread, torch {torch.__version__}, "
         f"Python {platform.python_version()}; load at the start {load}"
     )
-
-
-def report(rows: pd.DataFrame, machine: str, output: Path) -> None:
-    """A CSV a section and the tables, of what there is so far."""
-    for section, found in rows.groupby("section", sort=False):
-        path = output / f"{section}.csv"
-        found = found.dropna(axis=1, how="all")
-        write_whole(path, lambda unfinished, found=found: found.to_csv(unfinished, index=False))
-    text = [f"Machine: {machine}"]
-    for section, found in rows.groupby("section", sort=False):
-        match section:
-            case "trace":
-                text += _trace_table(found)
-            case "further":
-                text += _further_table(found)
-            case "views":
-                text += _view_table(found)
-    write_whole(output / "graph_conversion.md", lambda path: path.write_text("\n".join(text)))
-
-
-def _table(header: str, lines: list[list[str]]) -> list[str]:
-    columns = header.split(" | ")
-    rows = [columns, ["---"] * len(columns), *lines]
-    return ["", *("| " + " | ".join(row) + " |" for row in rows), ""]
-
-
-def _seconds(found: pd.DataFrame) -> str:
-    """Median, spread and processor time, in the unit that suits them."""
-    if found.empty or found["wall_s"].isna().all():
-        return "-"
-    middle = found["wall_s"].median()
-    scale, unit = next((s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if middle * s >= 0.1)
-    low, high = found["wall_s"].min() * scale, found["wall_s"].max() * scale
-    cpu = found["cpu_s"].median() * scale
-    return f"{middle * scale:.3g} [{low:.3g}, {high:.3g}] {unit}, cpu {cpu:.3g}"
-
-
-def _trace_table(rows: pd.DataFrame) -> list[str]:
-    lines = []
-    for name, found in rows.groupby("subject", sort=False):
-        parts = {q: found[found["quantity"] == q] for q in found["quantity"].unique()}
-        none = found.iloc[:0]
-        cells = [_seconds(parts.get(q, none)) for q in ("trace", "verify", "copy", "again")]
-        peaks = [
-            f"{parts[q]['peak_mb'].median():,.0f}" if q in parts else "-"
-            for q in ("trace", "verify", "to_graph")
-        ]
-        notes = list(found["note"].dropna().unique()) if "note" in found else []
-        wanted = TARGETS.get(str(name), 0.0)
-        for part in ("trace", "to_graph") if wanted else ():
-            spent = parts[part]["wall_s"].median() if part in parts else float("inf")
-            notes.append(f"{part} under {wanted:g} s {'met' if spent < wanted else 'MISSED'}")
-        peaks.append("; ".join(note for note in notes if note) or "-")
-        size = found["parameters"].max() / 1e6 if "parameters" in found else float("nan")
-        lines.append([str(name), f"{size:,.4g}", *cells, *peaks])
-    header = (
-        "design | million | trace | verify | copy | all again, same process | "
-        "MB trace | MB verify | MB all | target or note"
-    )
-    return ["", "Peak memory is above the weights, which `copy` holds a second time.",
-            *_table(header, lines)]  # fmt: skip
-
-
-def _further_table(rows: pd.DataFrame) -> list[str]:
-    lines = []
-    for subject, found in rows.groupby("subject", sort=False):
-        if "round" not in found or found["round"].isna().all():
-            lines.append([str(subject), *["-"] * 8, str(found["note"].iloc[0])])
-            continue
-        wall = found.pivot(index="round", columns="quantity", values="wall_s")
-        ways = ("bytes", "bytes into warm memory", "library", "read_checkpoint", "from_state_dict")
-        cells = [_seconds(found[found["quantity"] == way]) for way in (*ways, "whole")]
-        ratios = [
-            wall["whole"] / wall["bytes"],
-            wall["whole"] / wall["library"],
-            wall["from_state_dict"] / wall["bytes"],
-        ]
-        texts = [f"{r.median():.2f} [{r.min():.2f}, {r.max():.2f}]" for r in ratios]
-        lines.append([f"{subject}, {found['bytes'].iloc[0]:,.0f} bytes", *cells, *texts])
-    header = (
-        "file | bytes | into warm memory | torch.load or load_file | read_checkpoint | "
-        "from_state_dict | whole | whole / bytes | whole / library | from_state_dict / bytes"
-    )
-    return _table(header, lines)
-
-
-def _view_table(rows: pd.DataFrame) -> list[str]:
-    lines = []
-    found = rows.dropna(subset=["wall_s"]) if "wall_s" in rows else rows.iloc[:0]
-    for (subject, way), part in found.groupby(["subject", "quantity"], sort=False):
-        edges, middle = part["parameters"].iloc[0], part["wall_s"].median()
-        edges *= 32 if way.startswith("32") else 1
-        floor = part["floor_s"].iloc[0]
-        rate, times = f"{edges / middle / 1e6:.3g} M", f"{middle / floor:.3g}"
-        lines.append([subject, way, _seconds(part), rate, f"{floor * 1e3:.3g}", times])
-    ours = found[(found["subject"] == "small cnn") & found["quantity"].str.startswith("32")]
-    peers = [list(row) for row in STORED]
-    peers.append(
-        ["graphrep (this run)", "graphs of 32 small CNNs, an edge a number", _seconds(ours)]
-    )
-    notes = [str(note) for note in rows["note"].dropna()] if "note" in rows else []
-    return [
-        *notes,
-        *_table("network | view | time a call | edges a second | floor, ms | times floor", lines),
-        *_table("who | what | time", peers),
-    ]
 
 
 if __name__ == "__main__":

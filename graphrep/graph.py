@@ -55,12 +55,13 @@ class ParameterGraph:
         """
         check_state_dict(architecture, state_dict)
         stored = [state_dict[t.name] for t in architecture.stored]
-        theta = torch.empty(architecture.num_parameters, dtype=architecture.dtype)
-        if any(v.is_meta for v in stored):
-            theta = theta.to("meta")
+        num, dtype = architecture.num_parameters, architecture.dtype
+        if any(v.is_meta for v in stored):  # never in memory: 27 GB of a model of 7 billion
+            theta = torch.empty(num, dtype=dtype, device="meta")
         else:
-            for spec, value in zip(architecture.stored, stored, strict=True):
-                tensor_of(spec, theta).copy_(value.detach())
+            theta = torch.empty(num, dtype=dtype)
+            if stored:
+                torch.cat([v.detach().cpu().flatten() for v in stored], out=theta)
         buffers = {
             t.name: state_dict[t.name].detach().clone()
             for t in architecture.tensors

@@ -34,7 +34,9 @@ class Classes:
 
 def classify(ledger: Ledger, axes: Mapping[tuple[str, tuple[int, ...]], Tensor]) -> Classes:
     """The units of a run, from its ties, links, colours and the axes that its units lie along."""
-    of_atom, num = _components(ledger.num_atoms, _joined(ledger.ties))
+    ties = [*ledger.ties, _in_common(ledger)]
+    of_atom, num = _components(ledger.num_atoms, _joined(ties))
+    own = _atom_colours(ledger)
     atom_links = _joined(ledger.links)
     slot_key: Tensor | None = None
     more_frozen: list[Tensor] = []  # atoms
@@ -46,9 +48,9 @@ def classify(ledger: Ledger, axes: Mapping[tuple[str, tuple[int, ...]], Tensor])
         if same.shape[1]:
             of_atom, num = _merge(of_atom, num, same)
             continue
-        cell = _refine(base + _colours_met(ledger, of_atom, num), frozen, links)
+        cell = _refine(base + _colours_met(ledger, own, of_atom, num), frozen, links)
         if slot_key is None:
-            slot_key = cell[of_atom]
+            slot_key = _slot_keys(cell[of_atom], own)
         found = _relations(cell, links, _torn(axes, ledger.products, atom_links, of_atom, cell))
         if found.ties.shape[1]:
             of_atom, num = _merge(of_atom, num, found.ties)
@@ -81,6 +83,28 @@ class _Relations:
     links: Tensor  # [2, k] units of which one follows from the other
     irregular: Tensor  # cells with relations that no family of orders expresses
     parents: dict[int, list[Tensor]]
+
+
+def _in_common(ledger: Ledger) -> Tensor:
+    """Larger units of which each atom of one belongs to one of the other: pairs [2, k] to tie.
+
+    Asked of single atoms, before ties make them slots of one unit.
+    """
+    child, parent = _joined(ledger.links)
+    order = torch.argsort(child, stable=True)
+    child, parent = child[order], parent[order]
+    made = torch.searchsorted(torch.tensor(ledger.starts), parent, right=True)
+    found = [torch.empty(2, 0, dtype=torch.int64)]
+    for shift in range(1, 4):
+        same = child[shift:] == child[:-shift]
+        one, other = parent[:-shift][same], parent[shift:][same]
+        kinds = made[:-shift][same] * (len(ledger.starts) + 2) + made[shift:][same]
+        for kind in torch.unique(kinds).tolist():
+            pairs = distinct_pairs(one[kinds == kind], other[kinds == kind])
+            sizes = {len(torch.unique(line)) for line in pairs}
+            if sizes == {pairs.shape[1]} and pairs.shape[1] > 1:
+                found.append(pairs)
+    return _joined(found)
 
 
 def _torn(
@@ -203,6 +227,12 @@ def _renumber(state: Tensor) -> tuple[Tensor, int]:
     return rank[number], len(kept)
 
 
+def _slot_keys(cells: Tensor, own: Tensor) -> Tensor:
+    """A number for each atom: by its cell, then by the colours that it alone met."""
+    _, colour = torch.unique(own, return_inverse=True)
+    return cells * (int(colour.max()) + 1 if len(colour) else 1) + colour
+
+
 def _axes_met(
     axes: Mapping[tuple[str, tuple[int, ...]], Tensor], of_atom: Tensor, num: int
 ) -> Tensor:
@@ -214,13 +244,22 @@ def _axes_met(
     return digest
 
 
-def _colours_met(ledger: Ledger, of_atom: Tensor, num: int) -> Tensor:
-    """A digest of the colours that a unit meets."""
-    digest = torch.zeros(num, dtype=torch.int64)
+def _atom_colours(ledger: Ledger) -> Tensor:
+    """A digest of the colours that each atom met by itself, 0 where none."""
+    digest = torch.zeros(ledger.num_atoms, dtype=torch.int64)
     for operation, (atoms, values) in enumerate(ledger.colours):
-        units, number = torch.unique(of_atom[atoms], return_inverse=True)
-        total = torch.zeros_like(units).index_add_(0, number, scatter_bits(values))
-        digest[units] += scatter_bits(total + operation)
+        digest.index_add_(0, atoms, scatter_bits(values * 31 + operation))
+    return digest
+
+
+def _colours_met(ledger: Ledger, own: Tensor, of_atom: Tensor, num: int) -> Tensor:
+    """A digest of the colours that a unit meets, and of those that what it holds meets."""
+    digest = torch.zeros(num, dtype=torch.int64)
+    met = own.nonzero().flatten()
+    digest.index_add_(0, of_atom[met], scatter_bits(own[met]))
+    child, parent = _joined(ledger.links)
+    coloured = own[child] != 0
+    digest.index_add_(0, of_atom[parent[coloured]], scatter_bits(own[child[coloured]] + 1))
     _tell_slots_apart(ledger, of_atom, digest)
     return digest
 

@@ -29,6 +29,7 @@ from .spec import (
     UnitKind,
     Units,
 )
+from .unreached import settle_unreached
 
 KINDS: tuple[UnitKind, ...] = ("hidden", "input", "output", "fixed")
 
@@ -42,6 +43,7 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
         if tensor in shapes and _is_placed(use, shapes[tensor])
     }
     settle_routes(ledger)
+    settle_unreached(ledger)
     for (tensor, axes), atoms in ledger.axes.items():
         if tensor in ledger.given_up and len(axes) > 1:
             ledger.frozen.append(atoms)
@@ -51,9 +53,13 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
         in_order = sorted(placed.items(), key=lambda item: item[1].order)
         found = {t: blocks_of(t, shapes[t], use, groups, names) for t, use in in_order}
         unplaced = [tensor for tensor, some in found.items() if not some]
+        for g in groups.turned & groups.unmarked:
+            if groups.kind[g] == "hidden":
+                ledger.frozen.append(groups.classes.first[groups.members[g]])
+                unplaced = unplaced or [""]
         if not unplaced:
             break
-        for tensor in unplaced:
+        for tensor in filter(None, unplaced):
             ledger.give_up_tensor(tensor, "its units follow no order of its axes")
             del placed[tensor]
     blocks = [block for some in found.values() for block in some]
@@ -101,6 +107,8 @@ class Groups:
         }
         self.classes = classes = classify(ledger, axes)
         self.ledger, self.atoms = ledger, axes
+        self.turned: set[int] = set()  # slots of some units stand in another order here,
+        self.unmarked: set[int] = set()  # and nothing tells which stands where there
         self.axis_classes = {key: classes.of_atom[atoms] for key, atoms in axes.items()}
         used = torch.zeros(classes.num, dtype=torch.bool)
         for found in self.axis_classes.values():
@@ -215,9 +223,14 @@ class Groups:
         spans = []
         for g in torch.unique(groups).tolist():
             places = torch.nonzero(groups == g).flatten()
-            places = places[torch.argsort(key[places], stable=True)]
             places = places[torch.argsort(members[places], stable=True)]
-            spans.append((g, places.view(len(self.members[g]), -1)))
+            places = places.view(len(self.members[g]), -1)
+            order = _alike(key[places])
+            if bool((order != order[:1]).any()):
+                self.turned.add(g)
+            elif order.shape[1] > 1 and bool((key[places] == key[places][:, :1]).all()):
+                self.unmarked.add(g)
+            spans.append((g, places.gather(1, order)))
         return sorted(spans, key=lambda span: int(span[1].min()))
 
     def sizes(self, tensor: str, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -239,6 +252,20 @@ class Groups:
         """Names of the groups that atoms belong to."""
         found = torch.unique(self.of_atom[atoms]).tolist()
         return tuple(names[g] for g in names if g in set(found))
+
+
+def _alike(keys: Tensor) -> Tensor:
+    """Orders of each unit's slots [members, slots] that match those of the first unit by key."""
+    first, where = torch.unique(keys[0], return_inverse=True)
+    if len(first) <= 1:
+        return torch.arange(keys.shape[1]).expand(keys.shape)
+    rank = torch.full((len(first),), keys.shape[1])
+    rank.scatter_reduce_(0, where, torch.arange(keys.shape[1]), "amin")
+    known = torch.searchsorted(first, keys).clamp(max=len(first) - 1)
+    order = torch.argsort(rank[known], dim=1, stable=True)
+    if bool((order == order[:1]).all()):  # all stand alike as they are
+        return torch.arange(keys.shape[1]).expand(keys.shape)
+    return order
 
 
 def _settle(ledger: Ledger, tensor: str, use: Use) -> None:

@@ -25,10 +25,14 @@ ZERO = -2  # a constant zero: facing it tells nothing apart
 
 @dataclass(frozen=True)
 class Activation:
-    """Labels of a tensor that was computed; `producer` is the weight it just came out of."""
+    """Labels of a tensor that was computed; `producer` is the weight it just came out of.
+
+    `history` is a digest of what was done to its units since they were made.
+    """
 
     labels: Tensor
     producer: str = ""
+    history: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,14 @@ class Reference:
     name: str
     coords: tuple[Tensor, ...]
     experts: Tensor | None = None  # whose slice of a stack it is: the first stands for all
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each axis still lies along the dimension of its own number."""
+        rank = self.coords[0].dim() if self.coords else 0
+        return rank == len(self.coords) and all(
+            varying_dims(c) <= {axis} for axis, c in enumerate(self.coords)
+        )
 
     def is_slice(self, ledger: Ledger, axis: int) -> bool:
         """Whether one known place was taken of an axis with several."""
@@ -116,6 +128,7 @@ class Ledger:
         self.hubs: list[tuple[Tensor, str]] = []  # atoms of larger units, and a name for them
         self.products: list[Tensor] = []  # atoms of units of which each has two larger ones
         self.sections: dict[str, Tensor] = {}  # rows of weights that were used section by section
+        self.idle: list[Tensor] = []  # units that met zeros, which tell nothing
         self.statistics: set[str] = set()  # buffers that belong to units
         self.frozen: list[Tensor] = []
         self.colours: list[tuple[Tensor, Tensor]] = []
@@ -158,8 +171,10 @@ class Ledger:
             self.axes[reference.name, axes] = self.new_atoms(prod(sizes))
         place = torch.zeros((), dtype=torch.int64)
         for axis, line, size in zip(axes, lines, sizes, strict=True):
-            place = place * size + (reference.coords[axis] - line[0])
-        return self.axes[reference.name, axes][place]
+            (own,) = drop_repeats(reference.coords[axis])  # a stack of experts is large
+            place = place * size + (own - line[0])
+        found = self.axes[reference.name, axes][place]
+        return found.expand(reference.coords[0].shape)
 
     # What rules say ---------------------------------------------------------
 
@@ -169,6 +184,10 @@ class Ledger:
             return
         a, b = drop_repeats(a, b)
         a, b = a.reshape(-1), b.reshape(-1)
+        for one, other in ((a, b), (b, a)):
+            idle = (one >= 0) & (other == ZERO)
+            if idle.any():
+                self.idle.append(torch.unique(one[idle]))
         both = (a >= 0) & (b >= 0) & (a != b)
         if both.any():
             self.ties.append(distinct_pairs(a[both], b[both]))
@@ -206,11 +225,17 @@ class Ledger:
         whatever is moved within them, what they have in common stays.
         """
         real = torch.where(self.is_input(rows), NONE, rows)
+        mixed = ((real == NONE).any(1) & (real >= 0).any(1)).unsqueeze(1)
+        if bool(mixed.any()):  # each row holds values of its own beside its units
+            where = torch.where(mixed, real, NONE)
+            self.colour(where, index_of(torch.Size([len(rows), 1])).expand(rows.shape))
         high = real.amax(1)
         low = torch.where(real >= 0, real, high.unsqueeze(1)).amin(1)
         if bool((high == low).all()):
             return high
         kept, number = torch.unique(real.sort(1).values, dim=0, return_inverse=True)
+        if bool(((kept[:, 1:] == kept[:, :-1]) & (kept[:, 1:] >= 0)).any()):
+            self.colour(kept, torch.zeros_like(kept))  # how often each takes part
         atoms = self.new_atoms(len(kept))
         self.hubs.append((atoms, f"{self.context[1]}.{name}".lstrip(".")))
         self.colours.append((atoms, torch.zeros_like(atoms)))  # told from those of other calls
@@ -290,6 +315,18 @@ class Ledger:
     def remark(self, subject: Tensor | str, reason: str, unsupported: bool = False) -> None:
         """What a person should know of units or a tensor, and which line led to it."""
         self.remarks.append(Remark(subject, *self.context, reason, calling_line(), unsupported))
+
+    def place_along(self, atoms: Tensor) -> None:
+        """A parameter of which only a norm or a sum is used lies along that result's units."""
+        for (name, axes), line in list(self.axes.items()):
+            if len(axes) > 1 or not bool(torch.isin(atoms, line).any()) or name in self.uses:
+                continue
+            use = self.use(name, "other")
+            for (tensor, other), rest in list(self.axes.items()):
+                if tensor == name and len(other) == 1:
+                    use.place("unit" if other == axes else "position", *other)
+                    if other != axes:
+                        self.freeze(rest, "")
 
     def give_up_tensor(self, name: str, reason: str) -> None:
         """All units along a parameter keep their places."""

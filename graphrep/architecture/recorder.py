@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,15 +17,24 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .labels import Activation, Ledger, Reference, Tracked
 from .memory import Stale, overlap, same_memory, unlabelled
 from .rules import RULES, Call, give_up, tensors_in
+from .rules.history import histories
 
 
 class Recorder(TorchDispatchMode):
     """Sees every operation of a run and applies its rule to the labels."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: the wrapper that hides a mode from torch.compile imports it, which takes a second."""
+        return False
+
     def __init__(self, ledger: Ledger, sources: Mapping[str, Tensor], buffers: set[str]) -> None:
         super().__init__()
         self.ledger = ledger
         self.tracked: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.parameters = [t for t in sources.values() if isinstance(t, nn.Parameter)]
+        self.constants: WeakIdKeyDictionary = WeakIdKeyDictionary()  # numbered, on meta
         self.held: WeakIdKeyDictionary = WeakIdKeyDictionary()  # buffers that may be statistics
         self.path: list[str] = []
         self.written: list[tuple[torch.UntypedStorage, list[Tracked]]] = []  # in part
@@ -41,6 +52,23 @@ class Recorder(TorchDispatchMode):
                 self.tracked[tensor] = (
                     ledger.reference(name, shape) if known else unlabelled(tensor)
                 )
+        self._give_up_shared(sources)
+
+    def _give_up_shared(self, sources: Mapping[str, Tensor]) -> None:
+        """Parameters that share memory without being one cannot be reordered apart."""
+        unique = {id(t): (name, t) for name, t in sources.items() if not t.is_meta and t.numel()}
+        dense = [
+            (t.data_ptr(), t.data_ptr() + _reach(t), name, t)
+            for name, t in unique.values()
+            if isinstance(t, nn.Parameter) and t.layout == torch.strided
+        ]
+        spans = sorted(dense, key=lambda span: span[:2])
+        for (_, end, name, one), (start, _, other, two) in pairwise(spans):
+            if start < end and overlap(one, two):
+                for tensor, beside in ((one, other), (two, name)):
+                    found = self.tracked.get(tensor)
+                    if isinstance(found, Reference):
+                        self.ledger.give_up(found, f"it shares memory with {beside}")
 
     def label_inputs(self, inputs: Any) -> None:
         """Every element of a float input is a unit with an identity; whole numbers carry none."""
@@ -69,7 +97,7 @@ class Recorder(TorchDispatchMode):
                 atoms = torch.unique(found.labels[found.labels >= 0])
                 self.ledger.outputs.append(atoms)
                 self.ledger.freeze(atoms, "")
-            elif isinstance(found, Reference):
+            elif found is not None:
                 self.ledger.give_up(found, "returned as it is")
 
     @contextmanager
@@ -124,6 +152,8 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        for value in _written(func, args, kwargs):
+            self._keep(value)
         before = {id(t): self.tracked.get(t) for t in tensors_in([*args, *kwargs.values()])}
         out = func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
@@ -144,11 +174,26 @@ class Recorder(TorchDispatchMode):
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError):
             call.results.clear()  # a use that the rule did not foresee
             give_up(call)
-        for value, tracked in call.results:
+        done = histories(call, self.constants)
+        for (value, tracked), history in zip(call.results, done, strict=True):
+            if isinstance(tracked, Activation):
+                tracked = replace(tracked, history=history)
             self.tracked[value] = tracked
         for value in written:
             self._spread_write(value, before.get(id(value)))
         return out
+
+    def _keep(self, written: Tensor) -> None:
+        """A parameter's values before the forward writes into it."""
+        for parameter in self.parameters:
+            shared = not written.is_meta and same_memory(parameter, written.untyped_storage())
+            if shared and id(parameter) not in self.kept:
+                self.kept[id(parameter)] = (parameter, parameter.detach().clone())
+
+    def put_back(self) -> None:
+        """Undo what the forward wrote into parameters."""
+        for parameter, value in self.kept.values():
+            parameter.data.copy_(value)
 
     def _spread_write(self, written: Tensor, before: Tracked | Stale | None) -> None:
         """Whoever reads memory of which a part was overwritten does not read what labels say."""
@@ -171,6 +216,12 @@ class Recorder(TorchDispatchMode):
                 mine = own.pieces if isinstance(own, Stale) else [own]
                 self.tracked[value] = Stale([*mine, *pieces])
         self.written.append((storage, pieces))
+
+
+def _reach(value: Tensor) -> int:
+    """Bytes from a tensor's first element to beyond its last."""
+    last = sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
+    return (last + 1) * value.element_size()
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

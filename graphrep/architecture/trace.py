@@ -60,6 +60,8 @@ def trace(
                 f"{type(error).__name__}: {error}. Pass example_inputs that the module's "
                 "forward accepts (a tensor, a tuple, or a dict of keyword arguments)."
             ) from error
+        finally:
+            recorder.put_back()
     recorder.fix_outputs(output)
     specs = assign_offsets(tensors, ledger.statistics)
     architecture = build_architecture(name or type(module).__name__, specs, ledger)
@@ -166,5 +168,11 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             for m, mode in training.items():
                 m.training = mode
             for n, b in module.named_buffers():
-                if n in kept and not torch.equal(b.nan_to_num(), kept[n].nan_to_num()):
+                if n in kept and b.shape != kept[n].shape:  # it grew
+                    b.data = kept[n]
+                elif (
+                    n in kept
+                    and not b.is_sparse
+                    and not torch.equal(b.nan_to_num(), kept[n].nan_to_num())
+                ):
                     b.copy_(kept[n])

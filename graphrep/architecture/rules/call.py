@@ -57,6 +57,7 @@ class Call:
             case Reference() as reference:
                 return self.as_activation(reference)
             case Derived(coords) if len(coords) == 1:
+                self.ledger.place_along(coords[0])
                 return coords[0]
             case Derived() as derived:
                 self.ledger.give_up(derived, "it is computed from weights along several axes")
@@ -70,6 +71,8 @@ class Call:
     def as_activation(self, reference: Reference) -> Tensor:
         """A parameter in the place of an activation, such as a class token: last axis units."""
         use = self.ledger.use(reference.name, "position")
+        if reference.experts is not None:
+            self.ledger.freeze(reference.experts, "it chooses more than a slice of weights")
         wide = [k for k, coords in enumerate(reference.coords) if varying_dims(coords)]
         for axis in range(len(reference.coords)):
             if axis not in wide:

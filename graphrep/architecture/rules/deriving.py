@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..labels import Activation, Derived, Reference, varying_dims
@@ -19,9 +20,15 @@ def derive(call: Call, weights: list[Reference | Derived]) -> None:
     if isinstance(first, Reference) and not _moving(first):
         first = weights[0]
     own = {frozenset(dims): coords for dims, coords in _moving(_aligned(first, out))}
+    if any(isinstance(w, Reference) and w.experts is not None for w in weights[1:]):
+        return give_up(call)
     for other in weights:
         if other is first:
             continue
+        if isinstance(first, Reference) and isinstance(other, Reference):
+            same = first.name != other.name or _same_part(first, other)
+            if not same:
+                return give_up(call)
         for dims, coords in _moving(_aligned(other, out)):
             mine = own.get(frozenset(dims))
             if mine is None:
@@ -30,6 +37,12 @@ def derive(call: Call, weights: list[Reference | Derived]) -> None:
         if isinstance(other, Reference) and not _place(call, first, other):
             return give_up(call)
     call.results.append((out, _aligned(first, out)))
+
+
+def _same_part(one: Reference, other: Reference) -> bool:
+    """Whether two views of one parameter show the same part of it."""
+    first, second = ([torch.unique(c) for c in r.coords] for r in (one, other))
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _place(call: Call, first: Reference | Derived, other: Reference) -> bool:
@@ -110,6 +123,8 @@ def weight_norm(call: Call) -> None:
     """Weight norm: each row's length is a feature of the row's unit."""
     value, length = (call.tracked(t) for t in call.args[:2])
     if not isinstance(value, Reference) or not isinstance(length, Reference):
+        return give_up(call)
+    if not value.is_whole or not length.is_whole:
         return give_up(call)
     dim = call.arg(2, "dim", 0)
     rows = value.coords[dim].movedim(dim, 0).flatten(1)[:, 0]

@@ -40,7 +40,9 @@ def activation(call: Call) -> None:
 def unary(call: Call) -> None:
     """A function of each element passes labels on."""
     tracked = call.tracked(call.args[0])
-    if isinstance(tracked, Reference | Derived | Pointer):
+    if isinstance(tracked, Pointer):
+        return give_up(call)
+    if isinstance(tracked, Reference | Derived):
         call.results.append((tensors_in(call.out)[0], tracked))
     elif tracked is not None:
         for out in tensors_in(call.out):

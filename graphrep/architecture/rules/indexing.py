@@ -37,6 +37,8 @@ def pick(call: Call) -> None:
 def pick_values(call: Call, labels: Tensor) -> None:
     """Computed indices into an activation."""
     value = call.args[0]
+    if call.name != "gather":
+        freeze_choosers(call, tensors_in(call.args[1:]))
     pointers = [k for i in tensors_in(call.args[1:]) if isinstance(k := call.tracked(i), Pointer)]
     dims = _indexed_dims(call)
     if varying_dims(labels) & dims:
@@ -60,6 +62,7 @@ def pick_values(call: Call, labels: Tensor) -> None:
 def pick_weights(call: Call, reference: Reference) -> None:
     """Computed indices into a parameter: rows of a table, or the weights of an expert."""
     indices = tensors_in(call.args[1:])
+    freeze_choosers(call, indices)
     dims = _indexed_dims(call)
     pointer = call.tracked(indices[0])
     if len(indices) != 1 or len(dims) != 1:
@@ -79,8 +82,17 @@ def pick_weights(call: Call, reference: Reference) -> None:
     if experts is not None:
         coords = first_slice(call.ledger, reference.name, coords)
     else:  # any of its rows
-        coords = tuple(torch.full_like(c, NONE) if a in axes else c for a, c in enumerate(coords))
+        none = torch.tensor(NONE)
+        coords = tuple(none.expand(c.shape) if a in axes else c for a, c in enumerate(coords))
     call.results.append((call.out, Reference(reference.name, coords, experts)))
+
+
+def freeze_choosers(call: Call, indices: list[Tensor]) -> None:
+    """Units whose values choose what is read or written keep their places."""
+    for index in indices:
+        tracked = call.tracked(index)
+        if isinstance(tracked, Activation):
+            call.ledger.freeze(tracked.labels, "it chooses what is read or written")
 
 
 def _indexed_dims(call: Call) -> set[int]:
@@ -117,7 +129,13 @@ def _at_zero(call: Call, labels: Tensor, value: Tensor) -> Tensor:
             return flat
         return argument
 
-    return run_on_labels(call.func, tuple(swap(a) for a in call.args), call.kwargs)
+    shape = None
+    if call.name in ("index", "index_select"):  # what repeats along the other dimensions stays so
+        for dim in set(range(labels.dim())) - _indexed_dims(call):
+            if labels.stride(dim) == 0 and labels.shape[dim]:
+                labels, shape = labels.narrow(dim, 0, 1), call.out.shape
+    found = run_on_labels(call.func, tuple(swap(a) for a in call.args), call.kwargs)
+    return found if shape is None else found.expand(shape)
 
 
 @rule("index_add index_copy scatter_add scatter_reduce index_reduce scatter")
@@ -129,13 +147,16 @@ def write_by_index(call: Call) -> None:
     dim = dim % max(1, labels.dim())
     pointer = call.tracked(index)
     if isinstance(pointer, Pointer):
-        if varying_dims(labels) or not bool((labels <= NONE).all()):
+        own_units = isinstance(values, Tensor) and bool((call.labels(values) >= 0).any())
+        if own_units or not bool((labels == ZERO).all()):
             return give_up(call)
         line = torch.full((labels.shape[dim],), ZERO)
         line[: len(pointer.atoms)] = pointer.atoms[: len(line)]
         shape = [1] * labels.dim()
         shape[dim] = -1
         return call.give(line.view(shape), keeps_zero=True)
+    if not call.name.startswith("scatter") or not isinstance(values, Tensor):
+        freeze_choosers(call, [index])
     if not isinstance(values, Tensor):
         if varying_dims(labels):
             return give_up(call)
@@ -162,6 +183,7 @@ def put(call: Call) -> None:
     into, indices, values = call.args[:3]
     labels, own = zero_or(call, into), call.labels(values)
     dims = {d for d, index in enumerate(indices) if index is not None}
+    freeze_choosers(call, tensors_in(list(indices)))
     masks = any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
     if any(isinstance(call.tracked(i), Pointer) for i in indices if i is not None):
         return give_up(call)
@@ -190,7 +212,7 @@ def embedding_bag(call: Call) -> None:
     """A sum of rows of a table: its rows keep their places, its columns are units."""
     tracked = call.tracked(call.args[0])
     out = tensors_in(call.out)[0]
-    if not isinstance(tracked, Reference) or len(tracked.coords) != 2:
+    if not isinstance(tracked, Reference) or len(tracked.coords) != 2 or not tracked.is_whole:
         return give_up(call)
     use = call.ledger.use(tracked.name, "table", lookup=True)
     use.place("in", 0)

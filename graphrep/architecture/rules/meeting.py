@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..labels import NONE, ZERO, Activation, Derived, Pointer, Reference, index_of, varying_dims
 from .call import Call
+from .movement import tell_apart
 
 
 def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = None) -> Tensor:
@@ -58,6 +59,15 @@ def meet(call: Call, labels: Tensor, operand: Tensor, first: Tensor | None = Non
             if first is not None and _is_one_for_several(labels, first, wide):
                 ledger.link(wide, labels)
                 return torch.where(wide >= 0, wide, torch.maximum(labels, wide))
+            alone, beside = (wide == ZERO) & (labels >= 0), (labels == ZERO) & (wide >= 0)
+            if first is not None and bool(alone.any()) and bool(beside.any()):
+                tell_apart(
+                    call,
+                    [
+                        (torch.where(alone, labels, NONE), first),
+                        (torch.where(beside, wide, NONE), operand),
+                    ],
+                )
             ledger.tie(
                 torch.where(labels == NONE, ZERO, labels),
                 torch.where(wide == NONE, ZERO, wide),
@@ -129,7 +139,12 @@ def spread_over(call: Call, reference: Reference, labels: Tensor, first: Tensor)
     moving = [varying_dims(c.expand(labels.shape)) for c in reference.coords]
     dims = set().union(*moving)
     own = (labels >= 0) & ~ledger.is_input(labels)
-    if not dims or not dims <= _repeats(first, labels.dim()) or bool(own.any()):
+    if (
+        reference.experts is not None
+        or not dims
+        or not dims <= _repeats(first, labels.dim())
+        or bool(own.any())
+    ):
         return None
     use = ledger.use(reference.name, "bias" if call.name in ("add", "sub") else "scale")
     along = tuple(axis for axis, own_dims in enumerate(moving) if own_dims)
@@ -171,11 +186,13 @@ def attach(call: Call, reference: Reference, labels: Tensor, role: str = "") -> 
         elif axis not in along:
             use.place("position", axis)
             ledger.freeze(coords, "")
+    if reference.experts is not None and (not along or not stack):
+        ledger.freeze(reference.experts, "it chooses more than a slice of weights")
     if not along:
         return
     use.place("unit", *along)
     units = ledger.joint(reference, tuple(along)).expand(labels.shape)
-    if reference.experts is not None:
+    if reference.experts is not None and stack:
         ledger.route(reference, tuple(along), stack[0], reference.experts)
     if dims - set().union(*moving):
         ledger.link(labels, units)  # one number for several units

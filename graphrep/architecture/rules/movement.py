@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..labels import NONE, ZERO, Derived, Pointer, Reference
+from ..labels import NONE, ZERO, Activation, Derived, Pointer, Reference, drop_repeats
 from .call import Call, give_up, rule, settings, tensors_in
 from .routing import chosen_by, first_slice
 
@@ -119,8 +119,24 @@ def join(call: Call) -> None:
     parts = call.args[0]
     labels = [zero_or(call, part) for part in parts]
     dim = call.arg(1, "dim", 0)
+    tell_apart(call, [(own, part) for own, part in zip(labels, parts, strict=True)])
     joined = (torch.cat if call.name == "cat" else torch.stack)(labels, dim)
     call.give(joined, keeps_zero=True)
+
+
+def tell_apart(call: Call, parts: list[tuple[Tensor, Tensor]]) -> None:
+    """Units that come together again after different treatment are not alike any more."""
+    done = []
+    for labels, part in parts:
+        tracked = call.tracked(part)
+        if isinstance(tracked, Activation) and bool((labels >= 0).any()):
+            done.append((labels, tracked.history))
+    if len({history for _, history in done}) > 1:
+        atoms = torch.cat([drop_repeats(labels)[0].reshape(-1) for labels, _ in done])
+        sizes = [drop_repeats(labels)[0].numel() for labels, _ in done]
+        colours = torch.cat([torch.full((n,), h) for n, (_, h) in zip(sizes, done, strict=True)])
+        met = torch.unique(torch.stack([atoms, colours]), dim=1)
+        call.ledger.colour(met[0], met[1])
 
 
 def zero_or(call: Call, part: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ def contract_pairs(ledger: Ledger, left: Tensor, right: Tensor) -> Tensor:
     if num == num_left == num_right:
         ledger.tie(left, right)
         return ledger.hub(left, "heads").unsqueeze(1)
+    for one, other in ((left, right), (right, left)):
+        ledger.freeze(torch.where(other == NONE, one, NONE), "it meets values without units")
     if num == num_left:
         ledger.link(left, right)
         return _pair_heads(ledger, left, right).unsqueeze(1)

@@ -258,7 +258,7 @@ def convolution(call: Call) -> None:
     if call.name == "_convolution":
         groups, transposed = call.args[8], call.args[6]
     tracked, labels, ledger = call.tracked(weight), call.labels(x), call.ledger
-    if not isinstance(tracked, Reference):
+    if not isinstance(tracked, Reference) or not tracked.is_whole:
         return give_up(call)
     channel = labels.dim() - (weight.dim() - 2) - 1
     channels = ledger.tie_along(labels, set(range(labels.dim())) - {channel})
@@ -337,7 +337,7 @@ def depthwise(call: Call, channels: Tensor, weight: Reference) -> Tensor:
 def embedding(call: Call) -> None:
     """A table: its rows keep their places, its columns are units."""
     tracked = call.tracked(call.args[0])
-    if not isinstance(tracked, Reference) or len(tracked.coords) != 2:
+    if not isinstance(tracked, Reference) or len(tracked.coords) != 2 or not tracked.is_whole:
         return give_up(call)
     if call.tracked(call.args[1]) is not None:
         call.ledger.freeze(call.labels(call.args[1]), "it chooses rows of a table")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..labels import NONE, Ledger, Pointer, Reference
+from ..labels import NONE, Ledger, Pointer, Reference, varying_dims
 from .call import Call
 
 
@@ -30,8 +30,8 @@ def first_slice(ledger: Ledger, name: str, coords: tuple[Tensor, ...]) -> tuple[
     result = []
     for axis, own in enumerate(coords):
         line = ledger.axes[name, (axis,)]
-        one = own.numel() > 0 and len(line) > 1 and bool((own == own.reshape(-1)[0]).all())
-        result.append(torch.full_like(own, int(line[0])) if one else own)
+        one = own.numel() > 0 and len(line) > 1 and not varying_dims(own)
+        result.append(line[0].expand(own.shape) if one else own)
     return tuple(result)
 
 
