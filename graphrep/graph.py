@@ -206,6 +206,14 @@ def check_state_dict(architecture: Architecture, state_dict: Mapping[str, Any]) 
             problems.append(f"{spec.name}: found {list(value.shape)}, expected {list(spec.shape)}")
         elif torch.promote_types(value.dtype, spec.torch_dtype) != spec.torch_dtype:
             problems.append(f"{spec.name}: found {value.dtype}, which {spec.dtype} cannot hold")
+    problems += [
+        f"{name}: other values than the design was traced with, which its symmetries may rest on; "
+        "trace a module that holds these"
+        for name in architecture.other_constants(
+            {n: v for n, v in state_dict.items() if isinstance(v, Tensor)}
+        )
+        if tuple(state_dict[name].shape) == architecture.tensor[name].shape
+    ]
     known = set(architecture.tensor)
     problems += [
         f"{name}: found {list(value.shape)}, not expected"

@@ -163,6 +163,35 @@ def test_masked_and_small_outputs_do_not_blind_the_check(masked: float) -> None:
     assert not [u for u in verify(wrong, module, x).units if not u.fixed]
 
 
+class Chosen(nn.Module):
+    """A mask of units and an order of units, kept as buffers."""
+
+    def __init__(self, mask: list[bool], order: list[int]) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("mask", torch.tensor(mask))
+        self.register_buffer("order", torch.tensor(order))
+        self.register_buffer("steps", torch.tensor(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.inner(x).tanh().where(self.mask, 0.0)[:, self.order])
+
+
+def test_another_mask_is_another_design() -> None:
+    one = Chosen([True] * 6, list(range(6)))
+    graph = graphrep.to_graph(one, torch.randn(2, 4))
+    assert [u.size for u in graph.architecture.units if not u.fixed] == [6]
+    later = {**one.state_dict(), "steps": torch.tensor(9)}  # not read, so free to change
+    assert graphrep.ParameterGraph.from_state_dict(graph.architecture, later).buffers["steps"] == 9
+    again = graphrep.Architecture.from_json(graph.architecture.to_json())
+    for other in (
+        Chosen([True] * 5 + [False], list(range(6))),
+        Chosen([True] * 6, [1, 0, 2, 3, 4, 5]),
+    ):
+        with pytest.raises(ValueError, match=r"(mask|order): other values than the design was"):
+            graphrep.ParameterGraph.from_state_dict(again, other.state_dict())
+
+
 class Restless(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from .labels import Activation, Ledger, Reference, Tracked
 from .memory import Stale, overlap, same_memory, unlabelled
 from .rules import RULES, Call, give_up, tensors_in
 from .rules.history import histories
+from .spec import digest_of
 
 
 class Recorder(TorchDispatchMode):
@@ -35,12 +36,15 @@ class Recorder(TorchDispatchMode):
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.parameters = [t for t in sources.values() if isinstance(t, nn.Parameter)]
         self.constants: WeakIdKeyDictionary = WeakIdKeyDictionary()  # numbered, on meta
+        self.whole: WeakIdKeyDictionary = WeakIdKeyDictionary()  # buffers that count as constants
+        self.read: dict[str, str] = {}  # those that were read, and a digest of their values
         self.held: WeakIdKeyDictionary = WeakIdKeyDictionary()  # buffers that may be statistics
         self.path: list[str] = []
         self.written: list[tuple[torch.UntypedStorage, list[Tracked]]] = []  # in part
         for name, tensor in sources.items():
             if name in buffers:
                 if not tensor.dtype.is_floating_point:
+                    self.whole[tensor] = name
                     continue
                 if tensor.dim() == 1:
                     self.held[tensor] = ledger.reference(name, tuple(tensor.shape))
@@ -154,6 +158,10 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         for value in _written(func, args, kwargs):
             self._keep(value)
+        for value in tensors_in([*args, *kwargs.values()]):
+            name = self.whole.get(value)
+            if name is not None and name not in self.read and not value.is_meta:
+                self.read[name] = digest_of(value)
         before = {id(t): self.tracked.get(t) for t in tensors_in([*args, *kwargs.values()])}
         out = func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")

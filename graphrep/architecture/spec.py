@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, reduce
 from math import prod
@@ -254,6 +254,8 @@ class Architecture:
     notes: tuple[Note, ...] = field(default=(), compare=False)
     verified: bool = field(default=False, compare=False)  # symmetries checked numerically
     behaviour: str = field(default="", compare=False)  # digest of the traced run's operations
+    # buffers of whole numbers or truth values that the run read, and digests of their values
+    constants: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @cached_property
     def num_parameters(self) -> int:
@@ -274,6 +276,14 @@ class Architecture:
         """The tensors whose values theta holds, in its order."""
         return tuple(t for t in self.tensors if t.offset is not None)
 
+    def other_constants(self, buffers: Mapping[str, Tensor]) -> list[str]:
+        """Names of buffers whose values are not those that the design was traced with."""
+        return [
+            name
+            for name, digest in self.constants
+            if name in buffers and not buffers[name].is_meta and digest_of(buffers[name]) != digest
+        ]
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of theta: the narrowest that holds every stored tensor exactly."""
@@ -291,7 +301,7 @@ class Architecture:
     def fingerprint(self) -> str:
         """Equal for equal designs: 16 hex digits over everything but name and notes."""
         content = self._content()
-        for key in ("name", "notes", "verified", "behaviour"):
+        for key in ("name", "notes", "verified", "behaviour", "constants"):
             del content[key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -316,7 +326,7 @@ class Architecture:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise ValueError(f"architecture has format {found!r}, this version reads {FORMAT}")
-        missing = {"name", "units", "blocks", "tensors", "behaviour"} - set(content)
+        missing = {"name", "units", "blocks", "tensors", "behaviour", "constants"} - set(content)
         if missing:
             raise ValueError(f"an architecture needs {', '.join(sorted(missing))}; is it complete?")
         return cls(
@@ -336,6 +346,7 @@ class Architecture:
             notes=tuple(Note(**n) for n in content["notes"]),
             verified=content["verified"],
             behaviour=content["behaviour"],
+            constants=tuple((name, digest) for name, digest in content["constants"]),
         )
 
     def __repr__(self) -> str:
@@ -343,6 +354,12 @@ class Architecture:
             f"Architecture({self.name!r}, {self.num_parameters:,} parameters, "
             f"{len(self.units)} unit groups, {len(self.blocks)} blocks, {self.fingerprint})"
         )
+
+
+def digest_of(value: Tensor) -> str:
+    """16 hex digits over a tensor's values."""
+    numbers = value.detach().cpu().contiguous().flatten()
+    return hashlib.sha256(numbers.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def _tuples(record: dict[str, Any]) -> dict[str, Any]:

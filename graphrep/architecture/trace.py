@@ -75,7 +75,8 @@ def trace(
             "places, or use operations of docs/operations.md."
         )
     digest = hashlib.sha256("\n".join(ledger.behaviour).encode()).hexdigest()[:16]
-    return replace(architecture, behaviour=digest)
+    constants = tuple(sorted(recorder.read.items()))
+    return replace(architecture, behaviour=digest, constants=constants)
 
 
 def describe_tensors(module: nn.Module) -> tuple[list[TensorSpec], dict[str, Tensor]]:

@@ -46,7 +46,7 @@ def verify(architecture: Architecture, module: nn.Module, example_inputs: Inputs
     key = architecture.fingerprint, architecture.behaviour
     known = _verified.get(key)
     if known is not None:
-        return replace(known, name=architecture.name)
+        return replace(known, name=architecture.name, constants=architecture.constants)
     if any(t.is_meta for t in module.state_dict().values()):
         return architecture
     checked = _check(architecture, module, example_inputs)
