@@ -53,13 +53,12 @@ def build_architecture(name: str, tensors: Sequence[TensorSpec], ledger: Ledger)
         in_order = sorted(placed.items(), key=lambda item: item[1].order)
         found = {t: blocks_of(t, shapes[t], use, groups, names) for t, use in in_order}
         unplaced = [tensor for tensor, some in found.items() if not some]
-        for g in groups.turned & groups.unmarked:
-            if groups.kind[g] == "hidden":
-                ledger.frozen.append(groups.classes.first[groups.members[g]])
-                unplaced = unplaced or [""]
-        if not unplaced:
+        turned = [g for g in groups.turned & groups.unmarked if groups.kind[g] == "hidden"]
+        if not unplaced and not turned:
             break
-        for tensor in filter(None, unplaced):
+        for g in turned:
+            ledger.frozen.append(groups.classes.first[groups.members[g]])
+        for tensor in unplaced:
             ledger.give_up_tensor(tensor, "its units follow no order of its axes")
             del placed[tensor]
     blocks = [block for some in found.values() for block in some]

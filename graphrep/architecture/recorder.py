@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .labels import Activation, Ledger, Reference, Tracked
 from .memory import Stale, overlap, same_memory, unlabelled
 from .rules import RULES, Call, give_up, tensors_in
-from .rules.history import histories
+from .rules.history import histories, plain_text
 from .spec import digest_of
 
 
@@ -156,20 +156,19 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        for value in _written(func, args, kwargs):
+        operands, written = tensors_in([*args, *kwargs.values()]), _written(func, args, kwargs)
+        for value in written:
             self._keep(value)
-        for value in tensors_in([*args, *kwargs.values()]):
+        for value in operands:
             name = self.whole.get(value)
             if name is not None and name not in self.read and not value.is_meta:
                 self.read[name] = digest_of(value)
-        before = {id(t): self.tracked.get(t) for t in tensors_in([*args, *kwargs.values()])}
+        before = {id(t): self.tracked.get(t) for t in operands}
         out = func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
-        self.ledger.behaviour.append(f"{name}{_plain_arguments(args)}{_plain_arguments(kwargs)}")
-        written = _written(func, args, kwargs)
+        self.ledger.behaviour.append(f"{name}{plain_text(args)}{plain_text(kwargs)}")
         if written and name not in RULES:
             name = name.removesuffix("_")
-        operands = tensors_in([*args, *kwargs.values()])
         if not any(self.lookup(v) for v in operands) and name not in ("zeros", "new_zeros"):
             return out
         self.ledger.context = (name, self.path[-1] if self.path else "")
@@ -242,17 +241,6 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
             value = args[number] if number < len(args) else kwargs.get(argument.name)
             found += tensors_in(value)
     return found
-
-
-def _plain_arguments(value: Any) -> str:
-    """Arguments without their tensors' values, for telling two runs apart."""
-    if isinstance(value, Tensor):
-        return "T"
-    if isinstance(value, Mapping):
-        return str({k: _plain_arguments(v) for k, v in value.items()})
-    if isinstance(value, list | tuple):
-        return f"({','.join(map(_plain_arguments, value))})"
-    return str(value)
 
 
 def output_tensors(output: Any) -> list[Tensor]:

@@ -6,6 +6,7 @@ import torch
 
 from ..labels import NONE, ZERO, Activation, Pointer, Reference, varying_dims
 from .call import Call, give_up, rule, settings, tensors_in
+from .elementwise import elementwise
 from .products import contract_weight
 from .routing import first_slice
 
@@ -47,8 +48,6 @@ def extreme(call: Call) -> None:
     if isinstance(tracked, Pointer):
         return call.give_none()  # a range of numbers, which is read to check them
     if len(call.args) > 1 and isinstance(call.args[1], torch.Tensor):
-        from .elementwise import elementwise
-
         return elementwise(call)
     if settings(call).get("dim") is not None:
         return choose(call)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..labels import Activation, varying_dims
-from .call import Call, tensors_in
+from .call import Call, settings, tensors_in
 
 COPIES = {"clone", "_to_copy", "detach", "alias", "contiguous", "to", "positive", "expand"}
 PARTS = {"slice", "select", "narrow", "split", "split_with_sizes", "chunk", "unbind"}
@@ -28,13 +28,11 @@ def histories(call: Call, constants: WeakIdKeyDictionary) -> list[int]:
     if call.name in COPIES and isinstance(first, Activation):
         return [first.history] * len(call.results)
     if call.name in PARTS and isinstance(first, Activation):
-        dim = call.arg(2, "dim", 0) if "split" in call.name else call.arg(1, "dim", 0)
-        if call.name in ("chunk", "unsafe_chunk"):
-            dim = call.arg(2, "dim", 0)
+        dim = settings(call).get("dim", 0)
         if dim % max(1, first.labels.dim()) in varying_dims(first.labels):
             return [first.history] * len(call.results)  # some of its units, treated alike so far
     before = [_digest_of(call, operand, constants) for operand in operands]
-    text = f"{call.name}{_plain(call.args)}{_plain(call.kwargs)}{before}"
+    text = f"{call.name}{plain_text(call.args)}{plain_text(call.kwargs)}{before}"
     return [_hash(f"{text}{number}") for number in range(len(call.results))]
 
 
@@ -53,16 +51,17 @@ def _digest_of(call: Call, value: Tensor, constants: WeakIdKeyDictionary) -> str
     if len(numbers) > 4096:
         place = torch.arange(len(numbers), dtype=torch.float64).sin()
         numbers = torch.stack([numbers.sum(), (numbers * place).nan_to_num().sum()])
-    return _plain(numbers.tolist())
+    return plain_text(numbers.tolist())
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """Arguments without their tensors' values, for telling two runs apart."""
     if isinstance(value, Tensor):
         return "T"
     if isinstance(value, list | tuple):
-        return f"({','.join(map(_plain, value))})"
+        return f"({','.join(map(plain_text, value))})"
     if isinstance(value, dict):
-        return str({k: _plain(v) for k, v in value.items()})
+        return str({k: plain_text(v) for k, v in value.items()})
     return str(value)
 
 
