@@ -91,15 +91,10 @@ class _Trial:
         generator: torch.Generator,
     ) -> None:
         self.architecture, self.dtype, self.generator = architecture, dtype, generator
-        self.twin = copy.deepcopy(module).to(dtype)
         arguments = as_arguments(example_inputs, module)
         # other numbers than the example's: zeros and ones hide much
         self.arguments = tree_map(lambda v: _other_numbers(v, dtype, generator), arguments)
-        randomise_buffers(architecture, self.twin, generator)
-        self.live = {
-            **dict(self.twin.named_parameters(remove_duplicate=False)),
-            **dict(self.twin.named_buffers()),
-        }
+        self.twin, self.live = twin_of(architecture, module, dtype, generator)
         self.seeds = (0, 1) if architecture.num_parameters <= LARGE else (0,)
         with _Precision() as seen:  # some modules compute in float32 whatever their weights are
             self.expected = [self._outputs(seed, {}) for seed in self.seeds]
@@ -175,15 +170,21 @@ def _fix(architecture: Architecture, names: set[str], reason: str) -> Architectu
     return replace(architecture, units=units, notes=(*architecture.notes, *notes))
 
 
-def randomise_buffers(
-    architecture: Architecture, module: nn.Module, generator: torch.Generator
-) -> None:
-    """Float buffers that ride along may hold anything in another checkpoint."""
-    for name, buffer in module.named_buffers():
+def twin_of(
+    architecture: Architecture, module: nn.Module, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy of a module to put weights into, and its tensors by name.
+
+    Float buffers that ride along may hold anything in another checkpoint, so they are random.
+    """
+    twin = copy.deepcopy(module).to(dtype)
+    for name, buffer in twin.named_buffers():
         spec = architecture.tensor.get(name)
         if spec is not None and spec.role == "buffer" and buffer.is_floating_point():
             drawn = torch.rand(buffer.shape, generator=generator, dtype=torch.float64)
             buffer.data.copy_(drawn + 0.5)
+    parameters = dict(twin.named_parameters(remove_duplicate=False))
+    return twin, {**parameters, **dict(twin.named_buffers())}
 
 
 def random_tensors(

@@ -6,7 +6,6 @@ which rescalings to try.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from ..architecture import Architecture
 from ..architecture.recorder import output_tensors
 from ..architecture.reorder import tensor_of
 from ..architecture.trace import Inputs, as_arguments, undisturbed
-from ..architecture.verify import TOLERANCE, random_theta, randomise_buffers
+from ..architecture.verify import TOLERANCE, random_theta, twin_of
 from .rescaling import Kind, Rescaling, admissible, multiply, parts_of, random_rescaling
 
 SEARCHES = 4  # sets of random weights that a search runs on
@@ -55,14 +54,9 @@ class Rehearsal:
     ) -> None:
         self.architecture, self.tolerance = architecture, TOLERANCE[dtype]
         self.generator = torch.Generator().manual_seed(0)
-        self.twin = copy.deepcopy(module).to(dtype)
         arguments = as_arguments(example_inputs, module)
         self.arguments = tree_map(lambda v: _cast(v, dtype), arguments)
-        self.live = {
-            **dict(self.twin.named_parameters(remove_duplicate=False)),
-            **dict(self.twin.named_buffers()),
-        }
-        randomise_buffers(architecture, self.twin, self.generator)
+        self.twin, self.live = twin_of(architecture, module, dtype, self.generator)
         self.thetas = [_weights(architecture, self.generator) for _ in range(SEARCHES + CHECKS)]
         self._loaded: tuple[int, set[str]] = (-1, set())  # which theta, and what differs from it
         self._scales: dict[tuple[str, Kind], list[Tensor]] = {}
