@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,17 @@ ROLES = (
     "slope", "position", "table", "opaque", "other",
 )  # fmt: skip
 FIT_SIZE = 200_000  # numbers a role at most; quantiles of more would not be sharper
+FIT_VALUES = 20_000_000  # numbers of one architecture that are read for it
+
+
+class Thetas(Protocol):
+    """Networks of one architecture in rows [M, P]: a tensor, or a zoo's rows on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+    def split(self, num: int, /) -> Iterable[Tensor]: ...
 
 
 @lru_cache(maxsize=64)
@@ -61,13 +73,18 @@ class Scaling(nn.Module):
         self.register_buffer("centre", centre)
         self.register_buffer("scale", torch.ones(len(ROLES)))
 
-    def fit(self, groups: Iterable[tuple[Architecture, Tensor]]) -> Scaling:
-        """Set centre and scale to median and spread of each role over networks in rows."""
+    def fit(self, groups: Iterable[tuple[Architecture, Thetas]]) -> Scaling:
+        """Set centre and scale to median and spread of each role over networks in rows.
+
+        Of a large population, rows at equal distances stand for all.
+        """
         values: dict[int, list[Tensor]] = {}
         for architecture, theta in groups:
             role, gain = _roles_and_gains(architecture)
+            step = max(1, len(theta) * architecture.num_parameters // FIT_VALUES)
+            some = theta[torch.arange(0, len(theta), step)]
             for number in torch.unique(role).tolist():
-                chosen = (theta * gain)[:, role == number].flatten()
+                chosen = (some * gain)[:, role == number].flatten()
                 values.setdefault(number, []).append(chosen[torch.isfinite(chosen)])
         for number, parts in values.items():
             found = torch.cat(parts)

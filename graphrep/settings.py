@@ -15,7 +15,7 @@ from .parsing import parse_dataclass
 from .representation import ENCODERS
 from .tracking import TrackingConfig
 from .training import TrainingConfig
-from .zoo import ZooConfig
+from .zoo import Recipe, parse_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class Settings:
 
     seed: int
     output: Path
-    zoo: ZooConfig
+    zoo: Recipe
+    zoo_path: str | None  # a zoo that is there, instead of the recipe's
     model: ModelConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
@@ -44,7 +45,8 @@ class Settings:
         return cls(
             seed=int(plain["seed"]),
             output=Path(plain["output"]),
-            zoo=parse_dataclass(ZooConfig, plain["zoo"], "zoo"),
+            zoo=parse_recipe(plain["zoo"]),
+            zoo_path=plain["zoo_path"],
             model=replace(model, encoder=encoder),
             training=parse_dataclass(TrainingConfig, plain["training"], "training"),
             evaluation=parse_dataclass(EvaluationConfig, plain["evaluation"], "evaluation"),

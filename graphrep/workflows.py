@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def zoo_folder(settings: Settings) -> Path:
+def zoo_folder(settings: Settings) -> str:
     """Where a zoo of these settings lies: other settings, other folder."""
     identity = json.dumps(settings.zoo.identity(), sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return settings.output / "zoos" / f"{settings.zoo.name}-{digest}"
+    return str(settings.output / "zoos" / f"{settings.zoo.name}-{digest}")
 
 
-def make_zoo(settings: Settings) -> Zoo:
-    """Open the zoo of these settings, making it or the rest of it first."""
-    return create_zoo(settings.zoo, zoo_folder(settings))
+def make_zoo(settings: Settings, path: str | None = None, engine: str = "pool") -> Zoo:
+    """Open the zoo of these settings, making it or the rest of it first.
+
+    With `zoo_path` set, it is the zoo there, made or imported by whomever.
+    """
+    if settings.zoo_path and path is None:
+        return Zoo.open(settings.zoo_path)
+    return create_zoo(settings.zoo, path or zoo_folder(settings), engine=engine)
 
 
 def graph_of_file(path: Path, model: str | None, inputs: Sequence[str]) -> Loaded:
@@ -52,6 +57,18 @@ def log_graph(graph: ParameterGraph, path: Path, overrides: Sequence[str]) -> st
     return f"record: {folder}\nrun: {run_id} in {settings.tracking.store_uri} (graphrep ui)"
 
 
+def log_zoo(zoo: Zoo, overrides: Sequence[str]) -> str:
+    """Record a zoo's page of plots in MLflow; says where it is."""
+    from .zoo_page import record_zoo
+
+    settings = Settings.load(overrides)
+    folder = settings.output / "zoo_pages" / zoo.path.name
+    run_id = record_zoo(zoo, Tracker(settings.tracking), folder)
+    if not run_id:
+        return f"record: {folder}"
+    return f"record: {folder}\nrun: {run_id} in {settings.tracking.store_uri} (graphrep ui)"
+
+
 def train_one(settings: Settings) -> tuple[Path, str]:
     """Train one representation with anchors to sample from; its folder and MLflow URI."""
     from .evaluation.comparison import train_representation
@@ -60,12 +77,12 @@ def train_one(settings: Settings) -> tuple[Path, str]:
 
     zoo = make_zoo(settings)
     name = f"{settings.model.encoder.name}-seed{settings.seed}"
-    folder = settings.output / "train" / f"{zoo_folder(settings).name}" / name
+    folder = settings.output / "train" / zoo.path.name / name
     tracker = Tracker(settings.tracking)
-    params = {**settings.plain, "zoo": zoo.config.name, "encoder": settings.model.encoder.name}
+    params = {**settings.plain, "zoo": zoo.name, "encoder": settings.model.encoder.name}
     params["settings"] = {k: settings.plain[k] for k in ("encoder", "zoo")}
     with tracker.run(name, params, folder, resume=True) as run:
-        run.log_dataset(zoo.properties, zoo.config.name, str(zoo.path))
+        run.log_dataset(zoo.properties, zoo.name, str(zoo.path))
         with show_progress(name, settings.training.num_steps) as on_step:
             representation, _ = train_representation(
                 zoo, settings.model, settings.training, folder / "training", run, on_step=on_step

@@ -71,11 +71,11 @@ def run_benchmark(
                 **settings,
                 "encoder": model.encoder.name,
                 "seed": seed,
-                "zoo": zoo.config.name,
+                "zoo": zoo.name,
                 "settings": {
                     "encoder": asdict(model.encoder),
                     "training": asdict(own),
-                    "zoo": zoo.config.identity(),
+                    "zoo": zoo.recipe.identity(),
                 },
             }
             encoder = model.encoder.name
@@ -88,14 +88,14 @@ def run_benchmark(
                 colour=colours([encoder])[encoder],
                 resume=True,
             ) as run:
-                run.log_dataset(zoo.properties, zoo.config.name, str(zoo.path))
+                run.log_dataset(zoo.properties, zoo.name, str(zoo.path))
                 with show_progress(name, own.num_steps, visible=progress) as on_step:
                     trial = run_trial(
                         zoo, ground, model, own, evaluation, folder / name, run, on_step=on_step
                     )
                 uris[name] = record_trial(run, trial, zoo, folder / name)
             trials.append(trial)
-    params = {**settings, "encoder": "summary", "zoo": zoo.config.name, "seed": str(list(seeds))}
+    params = {**settings, "encoder": "summary", "zoo": zoo.name, "seed": str(list(seeds))}
     tags = {"benchmark_id": benchmark_id, "kind": "summary", "encoder": "summary"}
     with tracker.run("summary", params, folder / "summary", tags=tags, resume=True) as run:
         board = record_summary(run, trials, ground, zoo, folder)
@@ -108,5 +108,5 @@ def _benchmark_id(folder: Path, zoo: Zoo) -> str:
     path = folder / "benchmark_id"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{zoo.config.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        path.write_text(f"{zoo.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     return path.read_text()

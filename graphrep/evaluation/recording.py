@@ -138,7 +138,7 @@ def description(board: pd.DataFrame, ground: Ground, zoo: Zoo) -> str:
     across = board.set_index("encoder").T.rename_axis("measure").reset_index()
     return (
         f"{markdown(across)}\n\nFloors and ceilings:\n\n{baselines}\n\n"
-        f"Zoo **{zoo.config.name}**: {zoo.properties['model'].nunique()} networks, {len(zoo)} "
+        f"Zoo **{zoo.name}**: {zoo.properties['model'].nunique()} networks, {len(zoo)} "
         "checkpoints. Probes are scored on held-out networks; samples are drawn near "
         f"{len(ground.anchors)} anchors, all tokens of a network jointly unless said otherwise, "
         "and tested on images that chose no anchor.\n"

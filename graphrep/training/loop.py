@@ -23,11 +23,12 @@ from ..architecture import Architecture
 from ..encoders import Batch
 from ..files import write_whole
 from ..model import WeightModel
+from ..scaling import Thetas
 from ..tokens import token_grid
 from .losses import nt_xent, reconstruction
 from .views import View, ViewConfig, make_view
 
-Group = tuple[Architecture, Tensor]  # networks of one architecture, theta [M, P]
+Group = tuple[Architecture, Thetas]  # networks of one architecture, theta [M, P]
 Metrics = dict[str, float]
 
 
@@ -216,7 +217,7 @@ class BatchOrder:
         self.per_epoch = sum(-(-len(theta) // batch_size) for _, theta in groups)
         self._epoch: tuple[int, list[tuple[int, Tensor]]] = (-1, [])
 
-    def batch(self, step: int) -> Group:
+    def batch(self, step: int) -> tuple[Architecture, Tensor]:
         epoch, place = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffle(epoch))
@@ -239,7 +240,8 @@ def digest(groups: Sequence[Group]) -> str:
     found = hashlib.sha256()
     for architecture, theta in groups:
         found.update(architecture.fingerprint.encode())
-        found.update(theta.contiguous().numpy().tobytes())
+        for rows in theta.split(4096):
+            found.update(rows.contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
 
 

@@ -1,275 +1,228 @@
-"""Creating a zoo: members trained by worker processes, each kept as soon as it is done.
+"""Creating a zoo: models made by worker processes, each kept as soon as it is done.
 
-An interrupted creation resumes with the members that are missing and ends in
-the same files, bit for bit, as an unbroken one, for any number of workers.
-Knows neither training nor the store's files in detail.
+An interrupted creation resumes with the models that are missing and ends in
+the same files, bit for bit, as an unbroken one, for any number of workers and
+either engine. Knows neither training nor the store's files in detail.
 """
 
 from __future__ import annotations
 
-import fcntl
-import multiprocessing
 import os
-import signal
-import threading
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..architecture import Architecture
-from ..graph import to_graph
 from ..progress import Advance, show_progress
-from . import layout
-from .config import ZooConfig, draw_member
-from .images import Images, load_images, open_images, save_images
-from .networks import NetworkConfig, build_network
-from .staging import (
-    consolidate,
-    finished_members,
-    remove_staging,
-    write_member,
-    write_splits,
-)
-from .store import Zoo
-from .train import single_thread, train_member
+from .images import Images, open_images, save_images
+from .kinds import open_workshop, prepare
+from .pool import make_in_pool
+from .recipe import Recipe, Workshop, check_choice
+from .store import layout
+from .store.consolidate import consolidate, write_splits
+from .store.folder import Folder, open_folder
+from .store.staging import staged_batches, write_batch
+from .store.zoo import Zoo
 
-_IMAGES_FILE = "images.safetensors"
+IMAGES_FILE = f"{layout.MEMBERS}/images.safetensors"
+ENGINES = ("pool", "ray")
 
 
 def create_zoo(
-    config: ZooConfig,
+    recipe: Recipe,
     path: str | os.PathLike[str],
     *,
     num_workers: int | None = None,
+    engine: str = "pool",
     progress: bool = True,
 ) -> Zoo:
-    """Train the zoo that `config` describes into the folder `path`.
+    """Make the zoo that `recipe` describes in the folder `path`.
 
     Interrupt it at will: the same call resumes. A finished zoo of the same
-    config is opened. Call it under `if __name__ == "__main__":` in a script,
+    recipe is opened. Call it under `if __name__ == "__main__":` in a script,
     as worker processes import the script.
 
     Args:
-        num_workers: Processes; 0 trains in this one. None takes the config's,
+        path: A folder, or an fsspec URL that all workers can reach.
+        num_workers: Processes; 0 makes all in this one. None takes the recipe's,
             else one a core.
+        engine: "pool" for processes of this machine, "ray" for a Ray cluster
+            (RAY_ADDRESS, else one that is started here with `num_workers` CPUs).
         progress: Show a bar with rate and time left on stderr.
 
     Raises:
-        ValueError: `path` holds something else or a zoo of another config, the
-            images cannot be read, or a network does not suit them.
-        RuntimeError: a member failed; its index and hyper-parameters are named.
+        ValueError: `path` holds something else or a zoo of another recipe, another
+            process writes to it, the images cannot be read, or a network does not
+            suit them.
+        RuntimeError: a model failed; its index and hyper-parameters are named.
     """
-    path = Path(path).expanduser()
-    num_workers = _resolve_workers(config if num_workers is None else num_workers)
-    with _exclusive(path):
-        if not _is_finished(path, config):
+    check_choice("engine", engine, ENGINES)
+    folder = open_folder(path)
+    num_workers = _resolve_workers(recipe.num_workers if num_workers is None else num_workers)
+    if engine == "ray" and num_workers == 0:
+        raise ValueError("engine ray needs num_workers of 1 or more")
+    with folder.exclusive():
+        if not _is_finished(folder, recipe):
             try:
-                _train_missing(config, path, num_workers, progress)
+                _make_missing(recipe, folder, num_workers, engine, progress)
             except KeyboardInterrupt as interrupt:
-                interrupt.add_note(f"{path}: finished members are kept; the same call resumes")
+                interrupt.add_note(f"{folder}: finished models are kept; the same call resumes")
                 raise
-            consolidate(path)
-        remove_staging(path)
+            consolidate(folder, finished=True)
+        folder.remove(layout.MEMBERS)
     return Zoo.open(path)
 
 
-def _train_missing(config: ZooConfig, path: Path, num_workers: int, progress: bool) -> None:
-    """Fill the staging area with the members that it lacks."""
-    images = load_images(
-        config.images, train_limit=config.train_limit, test_limit=config.test_limit
-    )
-    _begin(path, config, images)
-    missing = sorted(set(range(config.num_models)) - finished_members(path))
-    num_done = config.num_models - len(missing)
-    with show_progress(f"zoo {config.name}", config.num_models, num_done, progress) as advance:
-        if num_workers == 0:
-            workshop = Workshop(config, path, images)
-            for index in missing:
-                workshop.make(index)
-                advance()
-        elif missing:
-            save_images(images, path / layout.MEMBERS / _IMAGES_FILE)
-            _make_in_pool(config, path, missing, min(num_workers, len(missing)), advance)
-
-
-class Workshop:
-    """Trains members of one zoo into its staging area, in whichever process it stands."""
-
-    def __init__(self, config: ZooConfig, path: Path, images: Images) -> None:
-        self.config = config
-        self.path = path
-        self.images = images
-        self._architectures: dict[NetworkConfig, Architecture] = {}
-
-    def make(self, index: int) -> None:
-        """Train one member and keep it."""
-        member = draw_member(self.config, index)
-        try:
-            checkpoints = train_member(member, self.images, self.config.kept_epochs)
-            write_member(self.path, member, self._architecture(member.network), checkpoints)
-        except Exception as error:
-            settings = ", ".join(f"{k}={v}" for k, v in member.to_columns().items())
-            raise RuntimeError(
-                f"member {index} of zoo '{self.config.name}' failed with "
-                f"{type(error).__name__}: {error}\n  its hyper-parameters: {settings}\n  "
-                "finished members are kept; the same call resumes"
-            ) from error
-
-    def _architecture(self, network: NetworkConfig) -> Architecture:
-        """Traced once for each design; dropout, which holds no weights, is left out."""
-        design = replace(network, dropout=0.0)
-        if design not in self._architectures:
-            with torch.random.fork_rng(devices=[]), single_thread():
-                torch.manual_seed(0)
-                module = build_network(design, self.images.input_shape, self.images.num_classes)
-                graph = to_graph(module, self.images.test_images[:2], name=design.label)
-            self._architectures[design] = graph.architecture
-        return self._architectures[design]
-
-
-_workshop: Workshop | None = None  # of a worker process
-
-
-def _start_worker(config: ZooConfig, path: Path, lifeline: Connection) -> None:
-    global _workshop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-    torch.set_num_threads(1)
-    _workshop = Workshop(config, path, open_images(path / layout.MEMBERS / _IMAGES_FILE))
-
-
-def _end_with_parent(lifeline: Connection) -> None:
-    """End at once when the parent closes its end of the pipe or is killed."""
-    lifeline.poll(None)
-    os._exit(1)
-
-
-def _make(index: int) -> None:
-    assert _workshop is not None
-    _workshop.make(index)
-
-
-def _make_in_pool(
-    config: ZooConfig, path: Path, indices: list[int], num_workers: int, advance: Advance
+def _make_missing(
+    recipe: Recipe, folder: Folder, num_workers: int, engine: str, progress: bool
 ) -> None:
-    context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-    lifeline, parent_end = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        num_workers,
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(config, path, lifeline),
-    )
+    """Fill the staging area with the chunks of models that it lacks."""
+    images = prepare(recipe)
+    _begin(folder, recipe, images)
+    missing = missing_chunks(recipe, folder)
+    num_missing = sum(len(chunk) for chunk in missing)
+    num_done = recipe.num_models - num_missing
+    with show_progress(f"zoo {recipe.name}", recipe.num_models, num_done, progress) as advance:
+        count = _counter(advance, num_done)
+        if num_workers == 0:
+            workshop = open_workshop(recipe, images)
+            for chunk in missing:
+                make_chunk(recipe, folder, workshop, chunk)
+                count(chunk)
+        elif missing:
+            if images is not None:
+                folder.write(IMAGES_FILE, lambda file: save_images(images, file))
+            num_workers = min(num_workers, len(missing))
+            match engine:
+                case "pool":
+                    make_in_pool(recipe, str(folder), missing, num_workers, count)
+                case "ray":
+                    from .ray_engine import make_on_ray
+
+                    make_on_ray(recipe, str(folder), missing, num_workers, count)
+
+
+def missing_chunks(recipe: Recipe, folder: Folder) -> list[range]:
+    """The models that are not staged yet, in the chunks in which they are made."""
+    done = {index for batch in staged_batches(folder, 0) for index in batch.indices}
+    num, size = recipe.num_models, recipe.chunk
+    chunks = (range(start, min(start + size, num)) for start in range(0, num, size))
+    return [chunk for chunk in chunks if not done.issuperset(chunk)]
+
+
+class ChunkMaker:
+    """Makes and stages chunks of one recipe, in whichever process it stands."""
+
+    def __init__(self, recipe: Recipe, path: str) -> None:
+        self.recipe = recipe
+        self.folder = open_folder(path)
+        images = None
+        if self.folder.exists(IMAGES_FILE):
+            images = open_images(self.folder.local(IMAGES_FILE))
+        self.workshop = open_workshop(recipe, images)
+
+    def __call__(self, chunk: range) -> None:
+        make_chunk(self.recipe, self.folder, self.workshop, chunk)
+
+
+def make_chunk(recipe: Recipe, folder: Folder, workshop: Workshop, chunk: range) -> None:
+    """Make the models of a chunk and keep them."""
     try:
-        futures = [pool.submit(_make, index) for index in indices]
-        for future in as_completed(futures):
-            future.result()
-            advance()
-    except BrokenProcessPool as error:
+        records = workshop.make(chunk)
+    except Exception as error:
+        note = "finished models are kept; the same call resumes"
         raise RuntimeError(
-            f"{path}: a worker process was killed, perhaps for want of memory. Finished members "
-            f"are kept; the same call resumes, with num_workers below {num_workers} if need be"
+            f"zoo '{recipe.name}': model {_span(chunk)} failed: {error}\n  {note}"
         ) from error
-    finally:
-        parent_end.close()
-        pool.shutdown(cancel_futures=True)
-        lifeline.close()
+    write_batch(folder, chunk.start, records, recipe.dtype)
 
 
-def _resolve_workers(wanted: ZooConfig | int) -> int:
-    num_workers = wanted.num_workers if isinstance(wanted, ZooConfig) else wanted
-    if num_workers is None:
+def _span(chunk: range) -> str:
+    return str(chunk.start) if len(chunk) == 1 else f"{chunk.start} to {chunk.stop - 1}"
+
+
+def _counter(advance: Advance, done: int) -> Callable[[range], None]:
+    def count(chunk: range) -> None:
+        nonlocal done
+        done += len(chunk)
+        advance(done)
+
+    return count
+
+
+def _resolve_workers(wanted: int | None) -> int:
+    if wanted is None:
         return len(os.sched_getaffinity(0))
-    if num_workers < 0:
-        raise ValueError(f"num_workers must not be negative, got {num_workers}")
-    return num_workers
+    if wanted < 0:
+        raise ValueError(f"num_workers must not be negative, got {wanted}")
+    return wanted
 
 
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold the folder, made if need be, against other creations; a killed holder lets go."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path}: is a file; a zoo needs a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{path}: another process is creating this zoo") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_finished(path: Path, config: ZooConfig) -> bool:
-    """Whether `path` holds this very zoo, finished; raise if it holds another or none."""
-    if not (path / layout.HEADER_FILE).exists():
-        if others := sorted(f.name for f in path.iterdir() if not f.name.startswith("zoo.json.")):
+def _is_finished(folder: Folder, recipe: Recipe) -> bool:
+    """Whether the folder holds this very zoo, finished; raise if it holds another or none."""
+    if not folder.exists(layout.HEADER_FILE):
+        if others := [name for name in _all_names(folder) if not name.startswith("zoo.json.")]:
             raise ValueError(
-                f"{path}: not empty and not a zoo, it holds {', '.join(others[:5])}. "
+                f"{folder}: not empty and not a zoo, it holds {', '.join(others[:5])}. "
                 "Name a new or empty folder"
             )
         return False
-    header = layout.read_header(path)
-    if different := _differences(header["config"], config.identity()):
+    header = layout.read_header(folder)
+    if header["recipe"] is None:
+        raise ValueError(
+            f"{folder}: holds a zoo that was imported from {header['source']}. Name another folder"
+        )
+    if different := _differences(header["recipe"], recipe.identity()):
         state = "a finished" if header["finished"] else "an unfinished"
         raise ValueError(
-            f"{path}: holds {state} zoo of another config:\n  "
+            f"{folder}: holds {state} zoo of another recipe:\n  "
             + "\n  ".join(different)
             + "\nName another folder, or repeat the settings of the first run"
         )
     return bool(header["finished"])
 
 
-def _begin(path: Path, config: ZooConfig, images: Images) -> None:
-    """Write what stands before any member is trained, or check what an earlier run wrote."""
-    for network in config.networks:  # one that does not fit should fail before hours of work
-        build_network(network, images.input_shape, images.num_classes)
-    header = {
-        "finished": False,
-        "config": config.identity(),
-        "input_shape": list(images.input_shape),
-        "num_classes": images.num_classes,
-        "images_sha256": images.sha256(),
-        "versions": {
-            name: _version(name) for name in ("graphrep", "torch", "numpy", "safetensors")
-        },
-    }
-    if (path / layout.HEADER_FILE).exists():
-        earlier = layout.read_header(path)
-        if earlier["images_sha256"] != header["images_sha256"]:
-            raise ValueError(
-                f"{path}: was begun with other images '{config.images}' than are found now. "
-                "Restore them, or name another folder"
-            )
-        if earlier["versions"] != header["versions"]:
-            warnings.warn(
-                f"{path}: was begun with {earlier['versions']}, resumed with {header['versions']}: "
-                "results may differ from those of an unbroken run",
-                stacklevel=3,
-            )
-    else:
-        layout.write_header(path, header)
-    write_splits(path, config)
-    for folder in (layout.ARCHITECTURES, layout.MEMBERS):
-        (path / folder).mkdir(exist_ok=True)
+def _all_names(folder: Folder) -> list[str]:
+    path = Path(str(folder))
+    if path.is_dir():
+        return sorted(f.name for f in path.iterdir())
+    return [name for name in folder.names() if name != "writer.lock"]
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def _begin(folder: Folder, recipe: Recipe, images: Images | None) -> None:
+    """Write what stands before any model is made, or check what an earlier run wrote."""
+    facts: dict[str, Any] = {}
+    if images is not None:
+        facts = {
+            "input_shape": list(images.input_shape),
+            "num_classes": images.num_classes,
+            "images_sha256": images.sha256(),
+        }
+    header = layout.new_header(
+        name=recipe.name,
+        dtype=recipe.dtype,
+        licence=recipe.licence,
+        fractions={"validation": recipe.validation_fraction, "test": recipe.test_fraction},
+        seed=recipe.seed,
+        recipe=recipe.identity(),
+        facts=facts,
+    )
+    write_splits(folder, header, recipe.num_models)
+    if not folder.exists(layout.HEADER_FILE):
+        layout.write_header(folder, header)
+        return
+    earlier = layout.read_header(folder)
+    if earlier["facts"] != header["facts"]:
+        raise ValueError(
+            f"{folder}: was begun with other images than are found now. Restore them, or name "
+            "another folder"
+        )
+    if earlier["versions"] != header["versions"]:
+        warnings.warn(
+            f"{folder}: was begun with {earlier['versions']}, resumed with {header['versions']}: "
+            "results may differ from those of an unbroken run",
+            stacklevel=4,
+        )
 
 
 def _differences(there: Any, now: Any, place: str = "") -> list[str]:

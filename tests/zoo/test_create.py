@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from graphrep.zoo import Range, SearchSpace, Zoo, ZooConfig, create, create_zoo, layout
-from graphrep.zoo.staging import finished_members
+from graphrep.zoo import ClassifierRecipe, Range, SearchSpace, Zoo, create, create_zoo
+from graphrep.zoo.classifiers.workshop import ClassifierWorkshop
+from graphrep.zoo.store import layout
+from graphrep.zoo.store.folder import LocalFolder
+from graphrep.zoo.store.staging import staged_batches
 from tests.zoo.tiny import folder_hashes, tiny_config
 
 SLOWED = """
@@ -24,11 +27,11 @@ from graphrep.zoo import create, create_zoo
 from tests.zoo.tiny import tiny_config
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-make = create.Workshop.make
-def slowly(self, index):
-    make(self, index)
+make = create.make_chunk
+def slowly(*arguments):
+    make(*arguments)
     time.sleep(0.5)
-create.Workshop.make = slowly
+create.make_chunk = slowly
 
 if __name__ == "__main__":
     create_zoo(tiny_config(), sys.argv[1], num_workers=2, progress=False)
@@ -42,6 +45,15 @@ def start_slowly(path: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.Popen([sys.executable, script, path], env=environment, stderr=subprocess.PIPE)
+
+
+def finished_members(path: Path) -> set[int]:
+    """The models that are staged."""
+    return {i for batch in staged_batches(LocalFolder(path), 0) for i in batch.indices}
+
+
+def staged_file(path: Path, index: int) -> Path:
+    return path / f"members/{index:08d}-1.safetensors"
 
 
 def children(pid: int) -> list[int]:
@@ -77,20 +89,25 @@ def test_an_interrupted_and_resumed_zoo_equals_an_unbroken_one(
 
     done = finished_members(path)
     assert 2 <= len(done) < 8, "the blow fell too early or too late to show anything"
-    with pytest.raises(ValueError, match=r"unfinished.*resumes"):
-        Zoo.open(path)
-    kept = {i: (path / f"members/{i:07d}.safetensors").stat().st_mtime_ns for i in done}
+    seen = Zoo.open(path)
+    assert not seen.finished and zoo.finished
+    assert set(seen.properties["model"]) == done  # finished members can be looked at already
+    for row in range(len(seen)):
+        model, epoch = seen.properties.loc[row, ["model", "epoch"]]
+        whole = zoo.properties
+        (same,) = whole.index[(whole["model"] == model) & (whole["epoch"] == epoch)]
+        assert seen.graphs[row].theta.equal(zoo.graphs[same].theta)
+        assert seen.properties.loc[row, "split"] == whole.loc[same, "split"]
+    kept = {i: staged_file(path, i).stat().st_mtime_ns for i in done}
     trained: list[int] = []
 
-    def count(workshop: create.Workshop, index: int, make=create.Workshop.make) -> None:  # type: ignore[no-untyped-def]
-        trained.append(index)
-        make(workshop, index)
-        assert all(
-            (path / f"members/{i:07d}.safetensors").stat().st_mtime_ns == t for i, t in kept.items()
-        )
+    def count(workshop: ClassifierWorkshop, indices: range, make=ClassifierWorkshop.make) -> list:  # type: ignore[no-untyped-def,type-arg]
+        trained.extend(indices)
+        assert all(staged_file(path, i).stat().st_mtime_ns == t for i, t in kept.items())
+        return make(workshop, indices)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(create.Workshop, "make", count)
+        patch.setattr(ClassifierWorkshop, "make", count)
         create_zoo(tiny_config(), path, num_workers=0, progress=False)
     assert sorted(trained) == sorted(set(range(8)) - done)
     assert folder_hashes(path) == folder_hashes(zoo.path)
@@ -118,7 +135,7 @@ def test_a_crash_between_any_two_writes_of_the_last_steps_is_mended(
 ) -> None:
     staged = tmp_path / "staged"
     with monkeypatch.context() as patch:
-        patch.setattr(create, "consolidate", lambda path: (_ for _ in ()).throw(Crash))
+        patch.setattr(create, "consolidate", crash)
         with pytest.raises(Crash):
             create_zoo(tiny_config(), staged, num_workers=0, progress=False)
     assert len(finished_members(staged)) == 8
@@ -144,6 +161,10 @@ class Crash(Exception):
     """Stands for a process that dies."""
 
 
+def crash(*arguments: object, **others: object) -> None:
+    raise Crash
+
+
 def failing_after(count: int, replace_file: object) -> object:
     def fail_or_replace(*arguments: object) -> None:
         nonlocal count
@@ -159,7 +180,7 @@ def test_a_crash_before_the_staging_area_was_removed_is_mended(zoo: Zoo, tmp_pat
     path = tmp_path / "zoo"
     shutil.copytree(zoo.path, path)
     (path / "members").mkdir()
-    (path / "members" / "0000003.json").write_text("{}")
+    (path / "members" / "00000003-1.safetensors").write_text("{}")
     assert len(Zoo.open(path)) == len(zoo)
     create_zoo(tiny_config(), path, num_workers=0, progress=False)
     assert folder_hashes(path) == folder_hashes(zoo.path)
@@ -179,7 +200,7 @@ def test_one_seed_gives_the_same_bytes_with_any_workers_and_another_seed_others(
 def test_the_config_s_number_of_workers_is_no_part_of_the_zoo(zoo: Zoo) -> None:
     before = folder_hashes(zoo.path)
     same = create_zoo(tiny_config(num_workers=3), zoo.path, progress=False)
-    assert same.config == zoo.config
+    assert same.recipe == replace(zoo.recipe, num_workers=None)
     assert folder_hashes(zoo.path) == before
 
 
@@ -200,7 +221,7 @@ def test_another_config_in_the_folder_is_an_error_that_lists_the_differences(zoo
     with pytest.raises(ValueError) as error:
         create_zoo(config, zoo.path, progress=False)
     message = str(error.value)
-    assert "finished zoo of another config" in message
+    assert "finished zoo of another recipe" in message
     assert "epochs: 2 there, 3 now" in message
     assert "search.weight_decay.high: 0.01 there, 0.001 now" in message
     assert "num_models" not in message
@@ -217,11 +238,11 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 
 def test_two_creations_of_one_folder_exclude_each_other(tmp_path: Path) -> None:
     with (
-        create._exclusive(tmp_path),
-        pytest.raises(ValueError, match="another process is creating this zoo"),
+        LocalFolder(tmp_path).exclusive(),
+        pytest.raises(ValueError, match="another process is writing to this zoo"),
     ):
         create_zoo(tiny_config(), tmp_path, progress=False)
-    with create._exclusive(tmp_path):
+    with LocalFolder(tmp_path).exclusive():
         pass  # the first one let go
 
 
@@ -232,11 +253,11 @@ def test_a_failing_member_is_named_with_its_hyperparameters(
     config = failing_config()
     with pytest.raises(RuntimeError) as error:
         create_zoo(config, tmp_path / "zoo", num_workers=num_workers, progress=False)
-    assert "member 0 of zoo 'tiny' failed with" in str(error.value)
+    assert "zoo 'tiny': model 0 failed: ValueError: " in str(error.value)
     assert "batch_size=1," in str(error.value)
 
 
-def failing_config() -> ZooConfig:
+def failing_config() -> ClassifierRecipe:
     """Batch norm over a batch of one, which torch refuses."""
     config = tiny_config(num_models=2)
     search = replace(config.search, batch_size=(1,))
@@ -269,13 +290,14 @@ def test_resuming_under_other_versions_or_images_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(create, "consolidate", lambda path: (_ for _ in ()).throw(Crash))
+        patch.setattr(create, "consolidate", crash)
         with pytest.raises(Crash):
             create_zoo(tiny_config(num_models=3), tmp_path, num_workers=0, progress=False)
-    header = layout.read_header(tmp_path)
-    layout.write_header(tmp_path, {**header, "images_sha256": "0"})
-    with pytest.raises(ValueError, match="begun with other images 'digits'"):
+    folder = LocalFolder(tmp_path)
+    header = layout.read_header(folder)
+    layout.write_header(folder, {**header, "facts": {**header["facts"], "images_sha256": "0"}})
+    with pytest.raises(ValueError, match="begun with other images"):
         create_zoo(tiny_config(num_models=3), tmp_path, num_workers=0, progress=False)
-    layout.write_header(tmp_path, {**header, "versions": {"torch": "1.0"}})
+    layout.write_header(folder, {**header, "versions": {"torch": "1.0"}})
     with pytest.warns(UserWarning, match=r"begun with \{'torch': '1.0'\}"):
         create_zoo(tiny_config(num_models=3), tmp_path, num_workers=0, progress=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from graphrep.zoo import NetworkConfig, Range, SearchSpace, ZooConfig
+from graphrep.zoo import ClassifierRecipe, NetworkConfig, Range, SearchSpace
 
 
-def tiny_config(**changes: object) -> ZooConfig:
+def tiny_config(**changes: object) -> ClassifierRecipe:
     """Two designs, one with batch norm and dropout, on 300 digits."""
     settings: dict[str, object] = {
         "name": "tiny",
@@ -24,7 +24,7 @@ def tiny_config(**changes: object) -> ZooConfig:
         ),
         "search": SearchSpace(dropout=Range(low=0.1, high=0.3), batch_size=(16, 32)),
     }
-    return ZooConfig(**{**settings, **changes})  # type: ignore[arg-type]
+    return ClassifierRecipe(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 def folder_hashes(path: Path) -> dict[str, str]:

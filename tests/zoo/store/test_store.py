@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from graphrep.zoo import Zoo, create_zoo, draw_member, evaluate, layout, train_member
-from graphrep.zoo.train import own_train_rows, single_thread
+from graphrep.zoo import ClassifierRecipe, Zoo, create_zoo, draw_member, evaluate, train_member
+from graphrep.zoo.classifiers.train import own_train_rows, single_thread
+from graphrep.zoo.store import layout
+from graphrep.zoo.store.consolidate import write_splits
+from graphrep.zoo.store.folder import LocalFolder
 from tests.zoo.tiny import tiny_config
 
 
@@ -43,7 +46,7 @@ def recomputed(zoo: Zoo, row: int, graph_row: int) -> dict[str, float]:
     images, about = zoo.images(), zoo.properties.iloc[row]
     module = zoo.network(row)
     module.load_state_dict(zoo.graphs[graph_row].state_dict(), strict=True)
-    seen = own_train_rows(draw_member(zoo.config, int(about["model"])), images)
+    seen = own_train_rows(draw_member(zoo.recipe, int(about["model"])), images)
     with single_thread():
         train = evaluate(module, images.train_images, images.train_labels, rows=seen)
         test = evaluate(module, images.test_images, images.test_labels)
@@ -73,7 +76,7 @@ def test_properties_have_a_row_a_checkpoint_with_all_that_was_drawn(zoo: Zoo) ->
     assert list(properties["epoch"]) == [0, 1, 2] * 8
     for row in (0, 13, 23):
         about = properties.iloc[row]
-        for name, value in draw_member(zoo.config, about["model"]).to_columns().items():
+        for name, value in draw_member(zoo.recipe, about["model"]).to_columns().items():
             assert about[name] == value, name
         assert zoo.graphs[row].architecture.fingerprint == about["architecture"]
     assert set(zoo.architectures) == set(properties["architecture"])
@@ -95,20 +98,23 @@ def test_splits_are_by_model_and_cover_every_row_once(zoo: Zoo) -> None:
 
 
 def test_splits_follow_the_seed_and_are_never_written_again(zoo: Zoo, tmp_path: Path) -> None:
-    from graphrep.zoo.staging import write_splits
+    def write(folder: Path, recipe: ClassifierRecipe) -> None:
+        fractions = {"validation": recipe.validation_fraction, "test": recipe.test_fraction}
+        write_splits(
+            LocalFolder(folder), {"seed": recipe.seed, "fractions": fractions}, recipe.num_models
+        )
 
     for seed, same in ((0, True), (1, False)):
         folder = tmp_path / str(seed)
-        folder.mkdir()
-        write_splits(folder, tiny_config(seed=seed))
+        write(folder, tiny_config(seed=seed))
         written = (folder / layout.SPLITS_FILE).read_bytes()
         assert (written == (zoo.path / layout.SPLITS_FILE).read_bytes()) == same
     before = (tmp_path / "0" / layout.SPLITS_FILE).read_bytes()
-    write_splits(tmp_path / "0", tiny_config(seed=1))
+    write(tmp_path / "0", tiny_config(seed=1))
     assert (tmp_path / "0" / layout.SPLITS_FILE).read_bytes() == before
     with pytest.raises(ValueError, match="3 models are too few"):
         tight = tiny_config(num_models=3, validation_fraction=0.49, test_fraction=0.5)
-        write_splits(tmp_path, tight)
+        write(tmp_path, tight)
 
 
 def test_views_keep_rows_graphs_and_properties_together(zoo: Zoo) -> None:
@@ -139,7 +145,7 @@ def check_groups(zoo: Zoo) -> None:
     for group in zoo.groups():
         seen += group.rows.tolist()
         assert group.theta.shape == (len(group.rows), group.architecture.num_parameters)
-        for row, theta in zip(group.rows.tolist(), group.theta, strict=True):
+        for row, theta in zip(group.rows.tolist(), group.theta.read(), strict=True):
             graph = zoo.graphs[row]
             assert graph.architecture is group.architecture
             assert theta.equal(graph.theta)
@@ -173,7 +179,7 @@ def _whole(zoo: Zoo) -> list:
 def test_changing_what_was_read_does_not_change_the_zoo(zoo: Zoo) -> None:
     before = zoo.graphs[0].theta.clone()
     zoo.graphs[0].theta.zero_()
-    next(zoo.groups()).theta.zero_()
+    next(zoo.groups()).theta.read().zero_()
     assert zoo.graphs[0].theta.equal(before)
     zoo.properties.loc[0, "test_accuracy"] = 7.0
     assert Zoo.open(zoo.path).properties.loc[0, "test_accuracy"] != 7.0
@@ -182,17 +188,17 @@ def test_changing_what_was_read_does_not_change_the_zoo(zoo: Zoo) -> None:
 def test_the_header_holds_the_hashes_of_all_files(zoo: Zoo) -> None:
     from graphrep.files import sha256
 
-    header = layout.read_header(zoo.path)
+    header = layout.read_header(LocalFolder(zoo.path))
     found = {str(f.relative_to(zoo.path)) for f in zoo.path.rglob("*") if f.is_file()}
     assert set(header["sha256"]) == found - {layout.HEADER_FILE}
     assert all(sha256(zoo.path / name) == value for name, value in header["sha256"].items())
-    assert zoo.config == tiny_config()
+    assert zoo.recipe == tiny_config()
 
 
 def damage(zoo: Zoo, path: Path, name: str) -> None:
     """A copy of the zoo with one thing wrong."""
     shutil.copytree(zoo.path, path)
-    header = layout.read_header(path)
+    header = layout.read_header(LocalFolder(path))
     shard = next((path / layout.WEIGHTS).iterdir())
     match name:
         case "no header":
@@ -228,8 +234,8 @@ def read_all(path: Path) -> None:
         ("no header", r"not a zoo, it has no zoo\.json"),
         ("no JSON", r"zoo\.json: damaged, it is not JSON"),
         ("other JSON", "not the header of a zoo"),
-        ("newer", "has format version 99, but this graphrep reads 1"),
-        ("no shard", "1 files of this zoo are missing, among them weights/"),
+        ("newer", "has format version 99, but this graphrep reads 2"),
+        ("no shard", "files of this zoo are missing, among them weights/"),
         ("short shard", r"weights/.*safetensors: cannot be read: .*\. Is it cut short\?"),
         ("strange shard", r"'theta' has shape \(.*\), but .* need \(.*\)"),
         ("broken table", "its tables cannot be read"),

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from .output import Overrides, print_table, say
+from .zoo import app as zoo_app
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -20,27 +23,7 @@ app = typer.Typer(
     ),
 )
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[OVERRIDES]...", help="group=choice or key=value, see conf/"),
-]
-
-
-@app.command()
-def zoo(overrides: Overrides = None) -> None:
-    """Train a population of networks: graphrep zoo zoo=digits_demo zoo.num_models=300
-
-    Interrupt and repeat the command to go on. Choices of zoo= stand in conf/zoo/.
-    """
-    from .settings import Settings
-    from .workflows import make_zoo
-
-    made = make_zoo(Settings.load(overrides or []))
-    table = made.properties
-    last = table[table["epoch"] == table["epoch"].max()]
-    _say(f"{made}\nlast epoch, test accuracy: {_spread(last['test_accuracy'])}")
-    for architecture in made.architectures.values():
-        _say(f"  {architecture}")
+app.add_typer(zoo_app, name="zoo")
 
 
 @app.command()
@@ -86,25 +69,25 @@ def graph(
     log: Annotated[bool, typer.Option("--log", help="record all of it in MLflow")] = False,
 ) -> None:
     """Turn the network in a file into its parameter graph and say what was derived."""
-    from .views import write_views
-    from .workflows import graph_of_file, log_graph
+    from ..views import write_views
+    from ..workflows import graph_of_file, log_graph
 
     if overrides and not log:
         raise ValueError(f"settings such as {overrides[0]} count with --log alone")
     loaded = graph_of_file(file, model, input or [])
     for note in loaded.notes:
-        _say(note)
+        say(note)
     found = loaded.graph
     if summary:
-        _say(f"{found.summary()}\n")
-    _say(found.report())
+        say(f"{found.summary()}\n")
+    say(found.report())
     written = write_views(
         found, picture=picture, neurons=neurons, graphml=graphml, level=level, json=json
     )
     for name, path in written.items():
-        _say(f"{name}: {path}")
+        say(f"{name}: {path}")
     if log:
-        _say(log_graph(found, file, overrides or []))
+        say(log_graph(found, file, overrides or []))
 
 
 @app.command()
@@ -113,13 +96,13 @@ def train(overrides: Overrides = None) -> None:
 
     Several values of a key train one after another. Repeat the command to resume.
     """
-    from .config import sweep
-    from .settings import Settings
-    from .workflows import train_one
+    from ..config import sweep
+    from ..settings import Settings
+    from ..workflows import train_one
 
     for combination in sweep(overrides or []):
         folder, uri = train_one(Settings.load(combination))
-        _say(f"model: {folder}\n       {uri}")
+        say(f"model: {folder}\n       {uri}")
 
 
 @app.command()
@@ -131,10 +114,10 @@ def embed(
     ),
 ) -> None:
     """Embed checkpoint files or a zoo into a table: one row a network."""
-    from .workflows import embed_inputs
+    from ..workflows import embed_inputs
 
     table = embed_inputs(model, inputs, output)
-    _say(f"{len(table)} networks, {len(table.columns)} columns: {output}")
+    say(f"{len(table)} networks, {len(table.columns)} columns: {output}")
 
 
 @app.command()
@@ -144,10 +127,10 @@ def probe(
     overrides: Overrides = None,
 ) -> None:
     """Predict a zoo's properties from embeddings: R2, Kendall tau, accuracy with intervals."""
-    from .settings import Settings
-    from .workflows import probe_zoo
+    from ..settings import Settings
+    from ..workflows import probe_zoo
 
-    _print_table(
+    print_table(
         probe_zoo(model, zoo, Settings.load(overrides or [])), "probes on held-out networks"
     )
 
@@ -167,10 +150,10 @@ def sample(
     ),
 ) -> None:
     """Draw new networks near a model's anchors and write them as state dicts."""
-    from .workflows import sample_networks
+    from ..workflows import sample_networks
 
     table = sample_networks(model, num, method, bandwidth, seed, zoo, output)
-    _print_table(table, f"{num} networks in {output}")
+    print_table(table, f"{num} networks in {output}")
 
 
 @app.command()
@@ -183,7 +166,7 @@ def benchmark(
     ] = "benchmark",
 ) -> None:
     """Compare encoders on one zoo: one recorded run each, and a summary in MLflow."""
-    from .workflows import compare
+    from ..workflows import compare
 
     try:
         numbers = [int(s) for s in seeds.split(",")]
@@ -195,8 +178,8 @@ def benchmark(
 @app.command()
 def demo(overrides: Overrides = None) -> None:
     """The whole way in a few minutes: zoo, both encoders and their floors, new networks."""
-    from .settings import Settings
-    from .workflows import compare
+    from ..settings import Settings
+    from ..workflows import compare
 
     settings = ["zoo=digits_demo", "training=demo", *(overrides or [])]
     seed = Settings.load(settings).seed
@@ -211,43 +194,10 @@ def ui(
     port: Annotated[int, typer.Option(help="of the local server")] = 5000,
 ) -> None:
     """Serve MLflow's pages on the local store and print the link to the newest comparison."""
-    from .settings import Settings
-    from .tracking import serve_ui
+    from ..settings import Settings
+    from ..tracking import serve_ui
 
     serve_ui(Settings.load(overrides or []).tracking, port)
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _spread(values: object) -> str:
-    import numpy as np
-
-    low, middle, high = np.quantile(np.asarray(values), [0.1, 0.5, 0.9])
-    return f"{low:.2f} / {middle:.2f} / {high:.2f} (10 %, median, 90 %)"
-
-
-def _print_table(table: object, title: str) -> None:
-    import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
-
-    assert isinstance(table, pd.DataFrame)
-    shown = Table(title=title)
-    for column in table.columns:
-        shown.add_column(
-            str(column), justify="right" if table[column].dtype.kind in "fi" else "left"
-        )
-    for row in table.itertuples(index=False):
-        cells = [
-            "" if v != v or v is None else f"{v:.3f}" if isinstance(v, float) else str(v)
-            for v in row
-        ]
-        shown.add_row(*cells)
-    Console().print(shown)
 
 
 def main() -> None:

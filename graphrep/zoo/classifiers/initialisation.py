@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .networks import check_choice
+from ..recipe import check_choice
 
 INIT_SCHEMES = (
     "default",
@@ -15,6 +15,8 @@ INIT_SCHEMES = (
     "xavier_uniform",
     "orthogonal",
     "normal",
+    "truncated_normal",
+    "uniform",
 )
 
 
@@ -28,7 +30,9 @@ def initialise(
     torch's own for every layer. Normalisation starts as the identity.
 
     Args:
-        std: Standard deviation under the scheme `normal`.
+        std: Standard deviation under the schemes `normal` and `truncated_normal`; the latter's
+            before values beyond two of it are drawn anew, as TensorFlow has it. `uniform` is
+            from 0 to 1, as in the ModelZoos (Schürholt et al. 2022, arXiv:2209.14764).
 
     Raises:
         ValueError: unknown scheme.
@@ -62,5 +66,9 @@ def _draw(weight: Tensor, scheme: str, std: float) -> None:
             nn.init.orthogonal_(weight)
         case "normal":
             nn.init.normal_(weight, std=std)
+        case "truncated_normal":
+            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+        case "uniform":
+            nn.init.uniform_(weight)
         case _:
             raise AssertionError(scheme)

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..images import Images
 from .config import Member
-from .images import Images
 from .initialisation import initialise
 from .networks import build_network
 from .optimisers import build_optimiser
@@ -54,6 +54,7 @@ def train_member(member: Member, images: Images, epochs: Collection[int]) -> lis
         initialise(
             module, member.init, gain=member.init_gain, std=member.init_std, seed=member.seed
         )
+        module.to(images.train_images.dtype)
         torch.manual_seed(member.seed + 2)  # dropout
         _lay_out(module, torch.channels_last)  # up to twice as fast for small CNNs
         optimiser = build_optimiser(
@@ -65,7 +66,7 @@ def train_member(member: Member, images: Images, epochs: Collection[int]) -> lis
         )
         for epoch in range(max(epochs) + 1):
             if epoch > 0:
-                batches = _epoch_batches(rows, member.batch_size, generator)
+                batches = epoch_order(rows, member.batch_size, generator).split(member.batch_size)
                 _fit(module, optimiser, images, batches, member.label_smoothing)
             if epoch in epochs:
                 checkpoints.append(_checkpoint(module, epoch, rows, images))
@@ -146,12 +147,48 @@ def evaluate(
 @contextmanager
 def single_thread() -> Iterator[None]:
     """One thread for torch's own loops: several would sum in another order."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with limited_threads(1):
+        yield
+
+
+@contextmanager
+def limited_threads(num_threads: int) -> Iterator[None]:
+    """This number of threads for torch's own loops."""
+    others = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
     try:
         yield
     finally:
-        torch.set_num_threads(num_threads)
+        torch.set_num_threads(others)
+
+
+def epoch_order(rows: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """One epoch's images, to be cut into batches; the last one may be short.
+
+    A last batch of one, which batch norm cannot take, is left out.
+    """
+    order = rows[torch.randperm(len(rows), generator=generator)]
+    leaves_one = len(order) > batch_size and (len(order) - 1) % batch_size == 0
+    return order[:-1] if leaves_one else order
+
+
+def judged(
+    epoch: int,
+    state_dict: dict[str, Tensor],
+    train: tuple[float, float],
+    test: tuple[float, float],
+) -> Checkpoint:
+    """A checkpoint from accuracy and loss over the train and the test images."""
+    finite = all(bool(value.isfinite().all()) for value in state_dict.values())
+    return Checkpoint(
+        epoch=epoch,
+        state_dict=state_dict,
+        train_accuracy=train[0],
+        train_loss=train[1],
+        test_accuracy=test[0],
+        test_loss=test[1],
+        diverged=not (finite and math.isfinite(train[1]) and math.isfinite(test[1])),
+    )
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
@@ -176,34 +213,16 @@ def _fit(
     module.train(was_training)
 
 
-def _epoch_batches(rows: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """One epoch's batches; a last batch of one, which batch norm cannot take, is left out."""
-    order = rows[torch.randperm(len(rows), generator=generator)]
-    batches = list(order.split(batch_size))
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
-
-
 def _endless_batches(rows: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     while True:
-        yield from _epoch_batches(rows, batch_size, generator)
+        yield from epoch_order(rows, batch_size, generator).split(batch_size)
 
 
 def _checkpoint(module: nn.Module, epoch: int, rows: Tensor, images: Images) -> Checkpoint:
-    train_accuracy, train_loss = evaluate(
-        module, images.train_images, images.train_labels, rows=rows
-    )
-    test_accuracy, test_loss = evaluate(module, images.test_images, images.test_labels)
+    train = evaluate(module, images.train_images, images.train_labels, rows=rows)
+    test = evaluate(module, images.test_images, images.test_labels)
     state_dict = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in module.state_dict().items()
     }
-    finite = all(bool(value.isfinite().all()) for value in state_dict.values())
-    return Checkpoint(
-        epoch=epoch,
-        state_dict=state_dict,
-        train_accuracy=train_accuracy,
-        train_loss=train_loss,
-        test_accuracy=test_accuracy,
-        test_loss=test_loss,
-        diverged=not (finite and math.isfinite(train_loss) and math.isfinite(test_loss)),
-    )
+    return judged(epoch, state_dict, train, test)

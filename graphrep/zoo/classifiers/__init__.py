@@ -1,0 +1,1 @@
+"""Zoos of image classifiers: drawn from ranges, trained on images."""
