@@ -72,7 +72,7 @@ def log_zoo(zoo: Zoo, overrides: Sequence[str]) -> str:
 def train_one(settings: Settings) -> tuple[Path, str]:
     """Train one representation with anchors to sample from; its folder and MLflow URI."""
     from .evaluation.comparison import train_representation
-    from .evaluation.sampling import choose_anchors
+    from .evaluation.sampling import best_networks
     from .progress import show_progress
 
     zoo = make_zoo(settings)
@@ -87,7 +87,7 @@ def train_one(settings: Settings) -> tuple[Path, str]:
             representation, _ = train_representation(
                 zoo, settings.model, settings.training, folder / "training", run, on_step=on_step
             )
-        _, anchors, _ = choose_anchors(zoo, settings.evaluation.sampling.anchor_share)
+        anchors = best_networks(zoo, settings.evaluation.sampling.anchor_share)
         representation.fit_anchors(anchors).save_pretrained(folder / "model")
         uri = run.log_model(folder / "model", settings.model.encoder.name)
     return folder / "model", uri

@@ -144,7 +144,7 @@ def test_a_checkpoint_file_becomes_a_graph(terminal: Terminal, tmp_path: Path) -
     ("command", "message"),
     [
         (["train", "encoder=gnn"], "choices: graph, raw, statistics, token"),
-        (["zoo", "zoo.num_modles=3"], "Did you mean 'zoo.num_models'"),
+        (["zoo", "create", "recipe.num_modles=3"], "Did you mean 'zoo.num_models'"),
         (["sample", "/nowhere/model"], "/nowhere/model"),
         (["probe", "/nowhere/model", "/nowhere/zoo"], "/nowhere/zoo"),
         (["graph", "/nowhere/net.pt", "--model", "a:b", "--input", "1"], "/nowhere/net.pt"),

@@ -140,15 +140,15 @@ def embed_splits(representation: Representation, zoo: Zoo) -> dict[str, np.ndarr
 def probe_all(
     embedding: Mapping[str, np.ndarray], zoo: Zoo, config: ProbeConfig, seed: int
 ) -> list[Score]:
-    """Every property that varies in the zoo."""
+    """Every wanted property that the zoo has and that varies in it."""
     tables = {s: zoo.split(s).properties for s in SPLITS}
-    wanted = [(n, False) for n in config.properties]
-    wanted += [(n, True) for n in config.log_properties]
-    wanted += [(n, False) for n in config.categories]
+    wanted = [(name, False, False) for name in config.properties]
+    wanted += [(name, True, False) for name in config.log_properties]
+    wanted += [(name, False, True) for name in config.categories]
     return [
-        probe(embedding, tables, name, log=log, seed=seed)
-        for name, log in wanted
-        if tables["train"][name].nunique() > 1
+        probe(embedding, tables, name, log=log, category=category, seed=seed)
+        for name, log, category in wanted
+        if name in tables["train"] and tables["train"][name].nunique() > 1
     ]
 
 

@@ -51,6 +51,7 @@ def probe(
     name: str,
     *,
     log: bool = False,
+    category: bool = False,
     seed: int = 0,
 ) -> Score:
     """Fit on `train`, choose the penalty on `validation`, score on `test`.
@@ -59,31 +60,37 @@ def probe(
         embedding: [N, D] a split.
         properties: A table a split, rows as the embedding's; `model` groups the bootstrap.
         name: The column to predict; numbers get ridge, anything else logistic regression.
+            Rows where it is missing, or its logarithm is not finite, are left out.
         log: Predict the logarithm (base 10).
+        category: Numbers name classes, such as an image's label.
 
     Raises:
         ValueError: the property is missing or constant over the training split.
     """
-    columns = {}
+    columns, there = {}, {}
     for split in ("train", "validation", "test"):
         if name not in properties[split]:
             raise ValueError(
                 f"no property '{name}'; there are {sorted(map(str, properties[split]))}"
             )
         column = properties[split][name]
-        numeric = column.dtype.kind in "fiu"
-        columns[split] = (
-            (np.log10(column) if log else column).to_numpy()
-            if numeric
-            else column.astype(str).to_numpy()
-        )
+        numeric = column.dtype.kind in "fiu" and not category
+        if numeric:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.log10(column.to_numpy()) if log else column.to_numpy()
+            there[split] = np.isfinite(values)
+        else:
+            values, there[split] = column.astype(str).to_numpy(), column.notna().to_numpy()
+        columns[split] = values[there[split]]
+        if not len(columns[split]):
+            raise ValueError(f"property '{name}' has no value in the {split} split")
     if len(np.unique(columns["train"])) < 2:
         raise ValueError(f"property '{name}' is constant over the training split")
-    embedding = {split: np.asarray(e, np.float64) for split, e in embedding.items()}
+    embedding = {split: np.asarray(e, np.float64)[there[split]] for split, e in embedding.items()}
     fit = _fit_ridge if numeric else _fit_logistic
     predicted, penalty = fit(embedding, columns)
     true = columns["test"]
-    models = properties["test"]["model"].to_numpy()
+    models = properties["test"]["model"].to_numpy()[there["test"]]
     label = f"log_{name}" if log else name
     if not numeric:
         correct = (predicted == true).astype(float)

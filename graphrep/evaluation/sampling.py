@@ -21,6 +21,7 @@ from ..representation import Representation
 from ..sampling import METHODS
 from ..symmetry import align
 from ..zoo import Images, Zoo, evaluate
+from ..zoo.population import higher_is_better, last_rows, main_metric
 from .behaviour import FinetuningConfig, condition_batch_norm, finetune, novelty
 
 if TYPE_CHECKING:
@@ -161,6 +162,31 @@ def choose_anchors(
     best = np.argsort(accuracies)[::-1][: max(2, round(share * len(graphs)))]
     first, *rest = (graphs[i] for i in best)
     return graphs, [first, *(align(g, first) for g in rest)], module
+
+
+def best_networks(zoo: Zoo, share: float) -> list[ParameterGraph]:
+    """The best of the commonest architecture in the training split, aligned to the first.
+
+    By the metric that the zoo keeps, of each model's last checkpoint; at least two. Needs
+    no images, so it serves zoos of any kind.
+
+    Raises:
+        ValueError: the training split has no finished network, or the zoo no metric.
+    """
+    training = zoo.split("train")
+    table = training.properties
+    metric = main_metric(table)
+    if metric is None:
+        raise ValueError(f"{zoo.url}: no column says how good its networks are")
+    last = table.iloc[last_rows(table)]
+    usable = last[np.isfinite(last[metric].to_numpy(np.float64))]
+    if usable.empty:
+        raise ValueError(f"{zoo.url}: the training split has no finished network to sample near")
+    usable = usable[usable["architecture"] == usable["architecture"].mode()[0]]
+    usable = usable.sort_values(metric, ascending=not higher_is_better(metric), kind="stable")
+    rows = usable.index[: max(2, round(share * len(usable)))].tolist()
+    first, *rest = (training.graphs[row] for row in rows)
+    return [first, *(align(graph, first) for graph in rest)]
 
 
 def _reinitialised(module: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from ..progress import show_progress
 from .formats.reader import Reader
 from .record import Record, Skipped
 from .store import layout
-from .store.folder import Folder
+from .store.folder import Folder, open_folder
 from .store.writer import ZooWriter, append_to
 from .store.zoo import Zoo
 
@@ -63,11 +63,15 @@ def import_zoo(
     ) as writer:
         _check_source(writer.folder, source)
         names = list(reader.names())
+        missing = [n for n in names if n not in writer.names]
+        tried = set(missing)
+        earlier = [s for s in _read_skipped(writer.folder) if s.name not in tried]
         skipped: list[Skipped] = []
         try:
-            _take(reader, writer, names, skipped, progress)
+            _take(reader, writer, missing, len(names), skipped, progress)
         finally:
-            _write_skipped(writer.folder, skipped)
+            new = {s.name for s in skipped}
+            _write_skipped(writer.folder, [s for s in earlier if s.name not in new] + skipped)
         if not writer.num_models:
             reason = f", for instance: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
             raise ValueError(
@@ -79,11 +83,12 @@ def import_zoo(
 
 def read_skipped(zoo: Zoo) -> list[Skipped]:
     """What an import could not take."""
+    return _read_skipped(open_folder(zoo.url))
+
+
+def _read_skipped(folder: Folder) -> list[Skipped]:
     import pandas as pd
 
-    from .store.folder import open_folder
-
-    folder = open_folder(zoo.url)
     if not folder.exists(layout.SKIPPED_FILE):
         return []
     table = pd.read_csv(folder.local(layout.SKIPPED_FILE), dtype=str, keep_default_na=False)
@@ -93,7 +98,8 @@ def read_skipped(zoo: Zoo) -> list[Skipped]:
 def _take(
     reader: Reader,
     writer: ZooWriter,
-    names: Sequence[str],
+    missing: Sequence[str],
+    num_names: int,
     skipped: list[Skipped],
     progress: bool,
 ) -> None:
@@ -105,10 +111,9 @@ def _take(
         writer.add(batch)
         batch, num_bytes, since = [], 0, time.monotonic()
 
-    missing = [name for name in names if name not in writer.names]
-    done = len(names) - len(missing)
+    done = num_names - len(missing)
     try:
-        with show_progress(f"import {reader.title}", len(names), done, progress) as advance:
+        with show_progress(f"import {reader.title}", num_names, done, progress) as advance:
             for name in missing:
                 for found in _read(reader, name):
                     if isinstance(found, Skipped):

@@ -12,7 +12,7 @@ from .reader import Reader as Reader
 FORMATS = {  # name -> class, in the module of that name
     "modelzoos": "ModelZoos",
     "unterthiner": "Unterthiner",
-    "sane": "SanePreprocessed",
+    "sane": "Sane",
     "checkpoints": "Checkpoints",
     "stable_baselines": "StableBaselines",
     "huggingface": "HuggingFaceModels",

@@ -146,8 +146,8 @@ class RemoteFolder:
             raise ValueError(
                 f"{self}: another process began to write to this zoo just now"
             ) from error
-        except NotImplementedError as error:
-            raise ValueError(f"{self}: can be read, but not written to") from error
+        except Exception as error:  # each protocol has errors of its own
+            raise ValueError(f"{self}: cannot be written to: {error}") from error
 
     def _holder(self) -> dict[str, Any] | None:
         """Who says to be writing; {} where the lock tells no name, None where there is none."""

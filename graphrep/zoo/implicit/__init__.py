@@ -1,0 +1,1 @@
+"""Zoos of implicit neural representations: a small network for each image."""

@@ -1,0 +1,1 @@
+"""Zoos of policies: small networks that act in classic-control environments."""
