@@ -136,6 +136,7 @@ def _cluster(num_workers: int | None) -> Iterator[int]:
     with _environment(
         RAY_USAGE_STATS_ENABLED="0",
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # else a FutureWarning on each start
+        RAY_IGNORE_UNHANDLED_ERRORS="1",  # of items beside the one whose error is raised
     ):
         try:
             ray.init(
@@ -145,10 +146,10 @@ def _cluster(num_workers: int | None) -> Iterator[int]:
             )
         except ConnectionError as error:
             raise ValueError(f"RAY_ADDRESS={address}: no Ray cluster answers: {error}") from error
-    try:
-        yield num_workers or _num_cpus(ray)
-    finally:
-        ray.shutdown()
+        try:
+            yield num_workers or _num_cpus(ray)
+        finally:
+            ray.shutdown()
 
 
 def _num_cpus(ray: Any) -> int:
@@ -157,7 +158,7 @@ def _num_cpus(ray: Any) -> int:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Variables for as long as Ray's processes start, where the user has set none."""
+    """Variables for as long as Ray runs, where the user has set none."""
     new = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(new)
     try:

@@ -16,13 +16,19 @@ from typing import Any
 _MARK = ".unfinished-"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place in one step."""
+def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Let `write` fill a file beside `path`, then put it in its place in one step.
+
+    Args:
+        durable: Wait until it is on the disk, for files that cannot be made again. Without,
+            a killed process still leaves a whole file or none; a loss of power may not.
+    """
     unfinished = path.with_name(f"{path.name}{_MARK}{os.getpid()}")
     try:
         write(unfinished)
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(unfinished, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

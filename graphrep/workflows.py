@@ -93,22 +93,18 @@ def train_one(settings: Settings) -> tuple[Path, str]:
     return folder / "model", uri
 
 
-def embed_inputs(model: str, inputs: Sequence[Path], output: Path) -> pd.DataFrame:
+def embed_inputs(
+    model: str,
+    inputs: Sequence[Path | str],
+    output: Path,
+    *,
+    engine: str = "local",
+    num_workers: int | None = None,
+) -> pd.DataFrame:
     """Embeddings of files or of one zoo as a table with columns e0, e1, ..., written whole."""
-    import pandas as pd
+    from .embedding import embed_to_parquet
 
-    representation = Representation.from_pretrained(model)
-    if len(inputs) == 1 and (inputs[0] / "zoo.json").is_file():
-        zoo = Zoo.open(inputs[0])
-        embedding = representation.encode(zoo.graphs, batch_size=128, show_progress_bar=True)
-        table = zoo.properties
-    else:
-        embedding = representation.encode(list(inputs), show_progress_bar=True)
-        table = pd.DataFrame({"file": [str(p) for p in inputs]})
-    columns = pd.DataFrame(embedding, columns=[f"e{i}" for i in range(embedding.shape[1])])
-    table = pd.concat([table, columns], axis=1)
-    write_whole(output, table.to_parquet)
-    return table
+    return embed_to_parquet(model, inputs, output, engine=engine, num_workers=num_workers)
 
 
 def probe_zoo(model: str, path: Path, settings: Settings) -> pd.DataFrame:

@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .figures.zoo import (
-    architecture_counts,
-    associations,
-    metric_against_settings,
-    property_histograms,
-    trajectories,
-    weight_scales,
-)
+from .figures.zoo import metric_against_settings, property_histograms, trajectories
+from .figures.zoo_parts import architecture_counts, associations, weight_scales
 from .zoo.columns import Column
 from .zoo.population import (
     Duplicates,
@@ -124,10 +118,15 @@ def weight_sizes(zoo: Zoo, num: int = _WEIGHED, seed: int = 0) -> dict[str, pd.D
             for t in group.architecture.stored
             if t.offset is not None and t.numel
         }
-        found[group.architecture.fingerprint] = pd.DataFrame(sizes)
+        if sizes:
+            found[group.architecture.fingerprint] = pd.DataFrame(sizes)
     names = counts.set_index("fingerprint")["name"]
     twice = names.duplicated(keep=False)
-    return {f"{names[key]} {key}" if twice[key] else str(names[key]): found[key] for key in common}
+    return {
+        f"{names[key]} {key}" if twice[key] else str(names[key]): found[key]
+        for key in common
+        if key in found
+    }
 
 
 def _numbers(
@@ -194,7 +193,7 @@ def _record_figures(
         if "epoch" in table and table["epoch"].nunique() > 1:
             run.log_figure(trajectories(table, metric), "trajectories")
         varied = [name for name in settings(table) if name in shown][:_MAX_SETTINGS]
-        if varied and last[metric].notna().any():
+        if varied and np.isfinite(last[metric].to_numpy(float, na_value=np.nan)).any():
             figure = metric_against_settings(last, metric, varied, logarithmic=logarithmic)
             run.log_figure(figure, "settings")
         meant = {*metrics(table), *settings(table), "epoch"} - {metric}
@@ -205,7 +204,8 @@ def _record_figures(
     architectures = architecture_table(zoo)
     if len(architectures) > 1:
         run.log_figure(architecture_counts(architectures), "architectures")
-    run.log_figure(weight_scales(weight_sizes(zoo)), "weights")
+    if sizes := weight_sizes(zoo):
+        run.log_figure(weight_scales(sizes), "weights")
 
 
 def _column_row(column: Column) -> dict[str, object]:

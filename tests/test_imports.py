@@ -13,10 +13,10 @@ import graphrep
 
 PACKAGE = Path(__file__).resolve().parents[1] / "graphrep"
 HEAVY = {"torch_geometric", "mlflow", "sklearn", "matplotlib", "pandas", "networkx", "hydra"}
-HEAVY |= {"onnx", "transformers"}
+HEAVY |= {"onnx", "transformers", "ray"}
 LAYERS = [  # a module imports from lines above its own
     {"files"},
-    {"config", "parsing", "progress", "tracking"},
+    {"config", "parsing", "progress", "tracking", "cluster"},
     {"architecture"},
     {"checkpoint", "graph"},
     {"loading"},
@@ -29,7 +29,8 @@ LAYERS = [  # a module imports from lines above its own
     {"model"},
     {"sampling", "training"},
     {"representation"},
-    {"evaluation", "views"},
+    {"embedding_inputs"},
+    {"embedding", "evaluation", "views", "zoo_page"},
     {"settings"},
     {"workflows"},
     {"cli"},

@@ -69,6 +69,10 @@ def import_(
         list[str] | None,
         typer.Option(help="shape of an example input of the model, such as 1,3,32,32"),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="of the format's reader, name=value, such as epochs=21,25"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the splits, where the source has none")] = 0,
 ) -> None:
     """Bring a foreign zoo in: graphrep zoo import modelzoos tune_zoo_mnist/ --output mnist
@@ -79,9 +83,8 @@ def import_(
     from ..zoo.formats import open_reader
     from ..zoo.importing import import_zoo, read_skipped
 
-    reader = open_reader(
-        format, source, properties=properties, model=model, input_shape=input or None
-    )
+    options = {"properties": properties, "model": model, "input_shape": input or None}
+    reader = open_reader(format, source, **{**options, **_options(option or [])})
     zoo = import_zoo(reader, output, name=name, licence=licence, dtype=dtype, seed=seed)
     say(str(zoo))
     if skipped := read_skipped(zoo):
@@ -164,3 +167,13 @@ def _as_settings(overrides: list[str]) -> list[str]:
         "zoo" + o.removeprefix("recipe") if o.startswith(("recipe=", "recipe.")) else o
         for o in overrides
     ]
+
+
+def _options(given: list[str]) -> dict[str, object]:
+    """name=value pairs; values as YAML has them, so that false is a boolean."""
+    import yaml
+
+    pairs = [text.partition("=") for text in given]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(f"--option {wrong[0]}: write name=value")
+    return {name: yaml.safe_load(value) for name, _, value in pairs}

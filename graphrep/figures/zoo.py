@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from .style import GREY, INK, PALETTE, check_columns, label, panels, style
+from .style import INK, PALETTE, check_columns, label, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +18,8 @@ _BINS = 30
 _FEW = 12  # values that get a bar or a box each
 _MAX_POINTS = 3000  # of a scatter; more are drawn by lot
 _MAX_LINES = 60  # of single networks
-_MAX_ARCHITECTURES = 20
-_MAX_TENSORS = 24
 _LONG = 34  # characters of a name beside an axis
-_THIN = {"color": INK, "linewidth": 0.9}
+THIN = {"color": INK, "linewidth": 0.9}
 
 
 def property_histograms(
@@ -43,7 +41,7 @@ def property_histograms(
         figure, axes = panels(len(names), columns=4, size=(3.0, 2.3))
         for ax, name in zip(axes, names, strict=True):
             _histogram(ax, properties[name], name in logarithmic)
-            ax.set(xlabel=_short(_plain(name)), ylabel="checkpoints")
+            ax.set(xlabel=short(plain(name)), ylabel="checkpoints")
             ax.grid(axis="x", visible=False)
         figure.suptitle(f"{title} ({len(properties):,} checkpoints)")
     return figure
@@ -81,7 +79,7 @@ def trajectories(
         ax.set(
             xlabel=label(by),
             ylabel=label(metric),
-            title=f"{_plain(metric)} while training ({len(models):,} networks)",
+            title=f"{plain(metric)} while training ({len(models):,} networks)",
         )
         if all(float(step).is_integer() for step in median.index):
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -116,143 +114,16 @@ def metric_against_settings(
         )
         for number, (ax, name) in enumerate(zip(axes, names, strict=True)):
             table = known[[name, metric]].dropna()
-            if _is_number(table[name]) and table[name].nunique() > _FEW:
+            if table.empty:
+                ax.text(0.5, 0.5, "not known", transform=ax.transAxes, ha="center")
+            elif _is_number(table[name]) and table[name].nunique() > _FEW:
                 _scatter(ax, table, name, metric, name in logarithmic, seed)
             else:
                 _boxes(ax, table, name, metric)
-            ax.set(xlabel=_short(_plain(name)), ylim=(low - margin, high + margin))
+            ax.set(xlabel=short(plain(name)), ylim=(low - margin, high + margin))
             if number % 3 == 0:
                 ax.set_ylabel(label(metric))
-        figure.suptitle(f"{_plain(metric)} against the settings ({len(known):,} networks)")
-    return figure
-
-
-def associations(table: pd.DataFrame, metric: str) -> Figure:
-    """How strongly properties rise and fall with a metric: Kendall's tau, strongest first.
-
-    Args:
-        table: Columns `property`, `tau` in [-1, 1] and `num`, the networks that have both.
-    """
-    check_columns(table.columns, ["property", "tau", "num"], "associations")
-    table = table.iloc[np.argsort(-table["tau"].abs().to_numpy(), kind="stable")]
-    with style():
-        figure, (ax,) = panels(1, size=(6.2, 0.27 * len(table) + 1.2))
-        places = np.arange(len(table))
-        colour = [PALETTE[0] if tau >= 0 else PALETTE[1] for tau in table["tau"]]
-        ax.barh(places, table["tau"], color=colour, height=0.72)
-        for place, tau in zip(places, table["tau"], strict=True):
-            ax.annotate(
-                f"{tau:+.2f}".replace("-", "−"),
-                (tau, place),
-                (4 if tau >= 0 else -4, 0),
-                textcoords="offset points",
-                ha="left" if tau >= 0 else "right",
-                va="center",
-                fontsize=7.5,
-            )
-        ax.axvline(0, color=GREY, linewidth=1)
-        ax.set_yticks(places, [_short(_plain(name)) for name in table["property"]])
-        ax.set(
-            xlim=(-1.22, 1.22),
-            ylim=(len(table) - 0.4, -0.6),
-            xlabel=f"Kendall τ with {_plain(metric)} ({table['num'].max():,} networks)",
-            title=f"What goes with {_plain(metric)}",
-        )
-        ax.grid(axis="y", visible=False)
-    return figure
-
-
-def architecture_counts(table: pd.DataFrame) -> Figure:
-    """How many models each architecture has.
-
-    Args:
-        table: Columns `name`, `parameters` and `models`, most models first; the rest of a long
-            table becomes one bar.
-    """
-    check_columns(table.columns, ["name", "parameters", "models"], "architecture_counts")
-    shown, rest = table[:_MAX_ARCHITECTURES], table[_MAX_ARCHITECTURES:]
-    names = [
-        f"{_short(str(row.name))}\n{row.parameters:,} parameters"
-        for row in shown.itertuples(index=False)
-    ]
-    counts = shown["models"].tolist()
-    if len(rest):
-        names.append(
-            f"{len(rest):,} others\n{rest['parameters'].min():,} to {rest['parameters'].max():,}"
-        )
-        counts.append(int(rest["models"].sum()))
-    with style():
-        figure, (ax,) = panels(1, size=(6.2, 0.4 * len(names) + 0.9))
-        places = np.arange(len(names))
-        ax.barh(
-            places, counts, color=[PALETTE[0]] * len(shown) + [GREY] * bool(len(rest)), height=0.7
-        )
-        for place, count in zip(places, counts, strict=True):
-            ax.annotate(
-                f"{count:,}",
-                (count, place),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-        ax.set_yticks(places, names, fontsize=7.5)
-        ax.set(
-            ylim=(len(names) - 0.4, -0.6),
-            xlabel="models",
-            title=f"Architectures of the zoo ({len(table):,})",
-        )
-        ax.margins(x=0.12)
-        ax.grid(axis="y", visible=False)
-    return figure
-
-
-def weight_scales(scales: Mapping[str, pd.DataFrame]) -> Figure:
-    """How large weights are, tensor by tensor, a panel an architecture.
-
-    Args:
-        scales: Architecture -> a row a network and a column a tensor: the root of the mean
-            square of its values. Zeros and values that are not finite are left out.
-    """
-    from matplotlib.figure import Figure as Canvas
-
-    with style():
-        most = max(min(len(table.columns), _MAX_TENSORS) for table in scales.values())
-        figure = Canvas(figsize=(4.3 * len(scales), 0.24 * most + 1.3), layout="constrained")
-        axes = figure.subplots(1, len(scales), squeeze=False)[0]
-        for ax, (name, table) in zip(axes, scales.items(), strict=True):
-            keep = np.unique(np.linspace(0, len(table.columns) - 1, _MAX_TENSORS).astype(int))
-            shown = table.iloc[:, keep]
-            values = [
-                column[np.isfinite(column) & (column > 0)] for column in shown.to_numpy(float).T
-            ]
-            ax.boxplot(
-                values,
-                positions=range(len(values)),
-                widths=0.6,
-                orientation="horizontal",
-                manage_ticks=False,
-                whis=(5, 95),
-                showfliers=False,
-                patch_artist=True,
-                boxprops={"facecolor": "#BBD7EA", **_THIN},
-                whiskerprops=_THIN,
-                capprops=_THIN,
-                medianprops={"color": INK, "linewidth": 1.8},
-            )
-            ax.set_xscale("log")
-            ax.set_yticks(range(len(values)), [_tail(str(c)) for c in shown.columns], fontsize=7.5)
-            left_out = len(table.columns) - len(keep)
-            more = f", {left_out} tensors not shown" * (left_out > 0)
-            ax.set(
-                ylim=(len(values) - 0.4, -0.6),
-                title=f"{_short(name)}\n({len(table):,} networks{more})",
-            )
-            ax.grid(axis="y", visible=False)
-        figure.supxlabel(
-            "root mean square of the values (box: quartiles, whiskers: 5 to 95 %)", fontsize=9
-        )
-        figure.suptitle("How large the weights are")
+        figure.suptitle(f"{plain(metric)} against the settings ({len(known):,} networks)")
     return figure
 
 
@@ -260,7 +131,7 @@ def _histogram(ax: Axes, column: pd.Series, logarithmic: bool) -> None:
     if not _is_number(column) or column.nunique() <= _FEW:
         counts = column.value_counts()
         counts = counts.sort_index() if _is_number(column) else counts[:_FEW]
-        names = [f"{v:g}" if _is_number(column) else _short(str(v), 14) for v in counts.index]
+        names = [f"{v:g}" if _is_number(column) else short(str(v), 14) for v in counts.index]
         ax.bar(range(len(counts)), counts, color=PALETTE[0], width=0.8)
         crowded = sum(map(len, names)) > 26
         ax.set_xticks(
@@ -304,11 +175,14 @@ def _corner(ax: Axes, missing: int, zeros: int, others: int, outside: int = 0) -
 
 
 def _inner_range(values: np.ndarray) -> tuple[float, float]:
-    """The whole range, or less of it where a few values lie far out."""
-    low, high = np.quantile(values, (0.01, 0.99))
-    margin = 0.5 * (high - low) or np.inf
-    inside = values[(values >= low - margin) & (values <= high + margin)]
-    return float(inside.min()), float(inside.max())
+    """The whole range, or less of it where a hundredth of the values lies far out."""
+    ascending = np.sort(values)
+    few = max(1, len(ascending) // 100)
+    if len(ascending) > 2 * few + 5:
+        low, high = ascending[few], ascending[-1 - few]
+        margin = 0.5 * (high - low) or np.inf
+        ascending = ascending[(ascending >= low - margin) & (ascending <= high + margin)]
+    return float(ascending[0]), float(ascending[-1])
 
 
 def _scatter(
@@ -356,12 +230,12 @@ def _boxes(ax: Axes, table: pd.DataFrame, name: str, metric: str) -> None:
         whis=(10, 90),
         showfliers=False,
         patch_artist=True,
-        boxprops={"facecolor": "#BBD7EA", **_THIN},
-        whiskerprops=_THIN,
-        capprops=_THIN,
+        boxprops={"facecolor": "#BBD7EA", **THIN},
+        whiskerprops=THIN,
+        capprops=THIN,
         medianprops={"color": INK, "linewidth": 1.8},
     )
-    names = [f"{v:g}" if number else _short(str(v), 14) for v in values]
+    names = [f"{v:g}" if number else short(str(v), 14) for v in values]
     crowded = sum(map(len, names)) > 30
     ax.set_xticks(
         range(len(names)),
@@ -379,15 +253,10 @@ def _is_number(column: pd.Series) -> bool:
     return is_numeric_dtype(column) and not is_bool_dtype(column)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A property's name without its unit."""
     return label(name).split(" (")[0]
 
 
-def _short(text: str, limit: int = _LONG) -> str:
+def short(text: str, limit: int = _LONG) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _tail(text: str, limit: int = 26) -> str:
-    """Tensors of one network differ at the ends of their names."""
-    return text if len(text) <= limit else f"…{text[len(text) - limit + 1 :]}"

@@ -17,7 +17,7 @@ Kind = Literal["number", "truth", "category", "text", "constant", "empty"]
 
 BINS = 20
 _DECADES = 50.0  # the 99th percentile over the 1st, from where on a log scale may read better
-_FAR = 0.5  # lengths of the middle 98 % beside it beyond which a histogram is cut short
+_FAR = 0.5  # lengths of the middle 98 %; what lies farther beside it shares the last bin
 _MANY = 20  # distinct texts from where on they may be names, one of each
 _COMMON = 12  # values that are kept with their counts
 _CUT = 200  # characters of a value
@@ -224,11 +224,13 @@ def spans_decades(values: np.ndarray) -> bool:
 
 
 def _ends(ascending: np.ndarray) -> tuple[float, float]:
-    """Least and greatest, or nearer ones where a few values lie far out."""
+    """Least and greatest, or nearer ones where a hundredth of the values lies far out."""
     least, greatest = float(ascending[0]), float(ascending[-1])
     limit = np.finfo(np.float64).max / 8  # a histogram needs the length between its ends
     least, greatest = max(least, -limit), min(greatest, limit)
-    low, high = np.quantile(ascending.clip(least, greatest), (0.01, 0.99))
-    if (length := high - low) > 0:
-        least, greatest = max(least, low - _FAR * length), min(greatest, high + _FAR * length)
+    few = max(1, len(ascending) // 100)
+    if len(ascending) > 2 * few + 5:
+        low, high = max(float(ascending[few]), least), min(float(ascending[-1 - few]), greatest)
+        if (length := high - low) > 0:
+            least, greatest = max(least, low - _FAR * length), min(greatest, high + _FAR * length)
     return least, greatest

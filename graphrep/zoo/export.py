@@ -23,8 +23,9 @@ from torch import Tensor
 from ..architecture import Architecture
 from ..files import remove_unfinished, write_json, write_whole
 from ..progress import Advance, show_progress
-from .export_sane import write_tokens
+from .export_sane import save_tensors, write_tokens
 from .recipe import check_choice
+from .selection import select_rows as select_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +42,10 @@ def export_zoo(
     format: str,
     output: Path | str,
     *,
-    standardise: bool = False,
+    standardise: bool = True,
     token_size: int = 0,
     progress: bool = True,
-) -> Path:
+) -> int:
     """Write all rows of a zoo, or of a view of one (`zoo.select`), into a folder.
 
     `safetensors` and `pt`: a state dict a row, bit for bit, buffers included, and metrics.csv
@@ -56,20 +57,19 @@ def export_zoo(
     Args:
         output: A new or empty folder, or one that holds this very export, unfinished: it
             goes on. Nothing is ever overwritten.
-        standardise: Of `sane`: to zero mean and unit deviation, layer by layer.
-        token_size: Of `sane`: numbers a token; 0 for the longest row.
+        standardise: Of `sane` alone: to zero mean and unit deviation, layer by layer, as the
+            training split has them. Otherwise tokens hold the weights bit for bit.
+        token_size: Of `sane` alone: numbers a token; 0 for the longest row.
         progress: Show a bar with rate and time left on stderr.
 
     Returns:
-        The folder.
+        How many networks the folder holds.
 
     Raises:
-        ValueError: an unknown format, a folder that holds something else, options of another
-            format, an empty zoo, or networks that the format cannot hold.
+        ValueError: an unknown format, a folder that holds something else, an empty zoo, or
+            networks that the format cannot hold.
     """
     check_choice("format", format, FORMATS)
-    if (standardise or token_size) and format != "sane":
-        raise ValueError(f"standardise and token_size are options of sane, not of {format}")
     if not len(zoo):
         raise ValueError("there is nothing to export: the zoo has no rows")
     output = Path(output).expanduser()
@@ -78,9 +78,9 @@ def export_zoo(
         "zoo": zoo.name,
         "num_rows": len(zoo),
         "rows": _digest(zoo.properties),
-        "standardise": standardise,
-        "token_size": token_size,
     }
+    if format == "sane":
+        claim |= {"standardise": standardise, "token_size": token_size}
     _begin(output, claim)
     with show_progress(f"{zoo.name} to {format}", len(zoo), visible=progress) as advance:
         match format:
@@ -102,7 +102,7 @@ def export_zoo(
                         batch=batch_rows(group.architecture),
                         advance=advance,
                     )
-    return output
+    return len(zoo)
 
 
 def batch_rows(architecture: Architecture) -> int:
@@ -120,9 +120,10 @@ def _write_state_dicts(zoo: Zoo, format: str, output: Path, advance: Advance) ->
         if not path.exists():
             state = zoo.graphs[row].state_dict()
             if format == "pt":
-                write_whole(path, partial(torch.save, state))
+                write_whole(path, partial(save_tensors, state), durable=False)
             else:
-                write_whole(path, partial(save_file, _apart(state), metadata={"format": "pt"}))
+                save = partial(save_file, _apart(state), metadata={"format": "pt"})
+                write_whole(path, save, durable=False)
         advance()
     table = zoo.properties.copy()
     table.insert(0, "file", files)
@@ -216,9 +217,11 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
 
 def _digest(properties: pd.DataFrame) -> str:
     """16 hex digits over which rows these are, and their order."""
+    from pandas.util import hash_pandas_object
+
     columns = [c for c in ("model", "epoch", "architecture", "content_hash") if c in properties]
-    lines = properties[columns].astype("str").agg(" ".join, axis=1)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    rows = hash_pandas_object(properties[columns], index=False, categorize=False)
+    return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()[:16]
 
 
 def _begin(output: Path, claim: dict[str, Any]) -> None:

@@ -11,9 +11,18 @@ from .classifiers.config import ClassifierRecipe
 from .classifiers.networks import NetworkConfig, build_network
 from .classifiers.workshop import ClassifierWorkshop
 from .images import Images, load_images
+from .implicit.recipe import SirenRecipe
+from .implicit.siren import build_siren
+from .implicit.workshop import SirenWorkshop
+from .policies.networks import PolicyConfig, PolicyNetwork
+from .policies.recipe import PolicyRecipe
+from .policies.train import require_packages
+from .policies.workshop import PolicyWorkshop
 from .recipe import Recipe, Workshop, check_choice
 
-RECIPES: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (ClassifierRecipe,)}
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.kind: recipe for recipe in (ClassifierRecipe, SirenRecipe, PolicyRecipe)
+}
 
 
 def parse_recipe(content: Mapping[str, Any]) -> Recipe:
@@ -38,6 +47,8 @@ def load_images_of(recipe: Recipe) -> Images:
             return load_images(
                 recipe.images, train_limit=recipe.train_limit, test_limit=recipe.test_limit
             )
+        case SirenRecipe():
+            return load_images(recipe.images)
         case _:
             raise ValueError(f"zoo '{recipe.name}': its networks are not trained on images")
 
@@ -54,6 +65,13 @@ def prepare(recipe: Recipe) -> Images | None:
             for network in recipe.demanding_networks:  # a misfit should fail before hours
                 build_network(network, images.input_shape, images.num_classes)
             return images
+        case SirenRecipe():
+            images = load_images_of(recipe)
+            recipe.image_order(len(getattr(images, f"{recipe.part}_labels")))
+            return images
+        case PolicyRecipe():
+            require_packages()
+            return None
         case _:
             raise AssertionError(recipe)
 
@@ -64,6 +82,11 @@ def open_workshop(recipe: Recipe, images: Images | None) -> Workshop:
         case ClassifierRecipe():
             assert images is not None
             return ClassifierWorkshop(recipe, images)
+        case SirenRecipe():
+            assert images is not None
+            return SirenWorkshop(recipe, images)
+        case PolicyRecipe():
+            return PolicyWorkshop(recipe)
         case _:
             raise AssertionError(recipe)
 
@@ -79,5 +102,17 @@ def build_design(design: Mapping[str, Any]) -> nn.Module:
             channels, height, width = design["input_shape"]
             network = NetworkConfig.from_mapping(design["network"])
             return build_network(network, (channels, height, width), design["num_classes"])
+        case "modelzoos":
+            from .formats import modelzoos
+
+            return modelzoos.build(design)
+        case "unterthiner":
+            from .formats import unterthiner
+
+            return unterthiner.build(design)
+        case "siren":
+            return build_siren(design)
+        case "policy":
+            return PolicyNetwork(PolicyConfig.from_mapping(design["network"]))
         case kind:
             raise ValueError(f"no design of the kind '{kind}' is known to this graphrep")

@@ -67,18 +67,19 @@ def higher_is_better(metric: str) -> bool:
 
 def last_rows(properties: pd.DataFrame) -> np.ndarray:
     """Position of each model's last checkpoint, int64 [models], in the order of the models."""
-    if "epoch" not in properties:
-        return _chosen_rows(properties, np.zeros(len(properties)))
-    return _chosen_rows(properties, _floats(properties["epoch"]))
+    place = np.arange(len(properties))
+    epoch = _floats(properties["epoch"]) if "epoch" in properties else place
+    return _highest(properties["model"].to_numpy(), epoch, place)
 
 
 def best_rows(properties: pd.DataFrame, metric: str) -> np.ndarray:
-    """Position of each model's best checkpoint by a metric (the later of equals), int64 [models].
+    """Position of each model's best checkpoint by a metric, int64 [models].
 
-    Missing values lose to all others.
+    Of equals the first counts; missing values lose to all others.
     """
     values = _floats(properties[metric])
-    return _chosen_rows(properties, values if higher_is_better(metric) else -values)
+    score = values if higher_is_better(metric) else -values
+    return _highest(properties["model"].to_numpy(), score, -np.arange(len(properties)))
 
 
 def associate(
@@ -252,9 +253,8 @@ def _names_metric(name: str) -> bool:
     return bool(_METRIC_WORDS & set(_words(name)))
 
 
-def _chosen_rows(properties: pd.DataFrame, score: np.ndarray) -> np.ndarray:
-    """For each model the position of its highest score, the last of equals."""
-    models = properties["model"].to_numpy()
-    order = np.lexsort([np.where(np.isnan(score), -np.inf, score), models])  # a stable sort
+def _highest(models: np.ndarray, score: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """For each model the position of its highest score, by place where scores are equal."""
+    order = np.lexsort([place, np.where(np.isnan(score), -np.inf, score), models])
     ends = np.flatnonzero(np.append(models[order][1:] != models[order][:-1], True))
     return order[ends] if len(models) else order

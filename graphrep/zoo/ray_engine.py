@@ -53,7 +53,7 @@ def make_on_ray(
             chunks,
             lambda chunk, _: count(chunk),
             num_workers=num_workers,
-            describe=lambda chunk: f"zoo '{recipe.name}', models {chunk.start} to {chunk[-1]}",
+            describe=lambda chunk: f"zoo '{recipe.name}', {len(chunk)} from model {chunk[0]} on",
         )
     except WorkersDied as error:
         raise RuntimeError(f"{error}\n  finished models are kept; the same call resumes") from error

@@ -50,7 +50,7 @@ class ClassifierRecipe(Recipe):
                 f"checkpoints {outside} lie outside of epochs 0 to {self.epochs}: "
                 "change checkpoints or epochs"
             )
-        if not self.networks:
+        if not self.networks and self.wild is None:
             raise ValueError("networks is empty: nothing to train")
         if self.network_weights and len(self.network_weights) != len(self.networks):
             raise ValueError(

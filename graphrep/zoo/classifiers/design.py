@@ -91,13 +91,14 @@ class NetworkConfig:
                 f"kernel_sizes has {len(self.kernel_sizes)} entries for "
                 f"{len(self.hidden)} layers of hidden"
             )
-        for name in ("kernel_size", "kernel_sizes"):
-            found = getattr(self, name)
-            sizes = found if isinstance(found, tuple) else (found,)
+        for name, sizes in (
+            ("kernel_size", [self.kernel_size]),
+            ("kernel_sizes", list(self.kernel_sizes)),
+        ):
             if any(size < 1 for size in sizes):
-                raise ValueError(f"{name} must be positive, got {found}")
+                raise ValueError(f"{name} must be positive, got {sizes}")
             if self.padding == "same" and any(size % 2 == 0 for size in sizes):
-                raise ValueError(f"{name} must be odd with padding=same, got {found}")
+                raise ValueError(f"{name} must be odd with padding=same, got {sizes}")
 
     def _check_resnet(self) -> None:
         if not self.projection and len(set(self.hidden)) > 1:

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from ..images import Images
@@ -29,7 +29,7 @@ from .initialisation import initialise
 from .networks import build_network
 from .stacked_batches import num_batches, stacked_batches
 from .stacked_dropout import DropoutMasks
-from .stacked_operations import call_stacked
+from .stacked_operations import call_stacked, largest_operation
 from .stacked_optimisers import StackedOptimiser
 from .train import (
     Checkpoint,
@@ -41,7 +41,10 @@ from .train import (
 )
 
 STACKED_KINDS = ("mlp", "cnn", "resnet")
-_JUDGED_AT_ONCE = 64  # images of each network
+# Numbers of one operation of one launch, patches of convolutions included: about what a core's
+# caches hold, and 1 GiB in float32.
+_AT_ONCE = {"cpu": 2**20, "cuda": 2**28}
+_LEAST = 8  # networks of a stack, or images of each that are judged at once
 
 
 def can_stack(member: Member, images: Images) -> bool:
@@ -69,8 +72,8 @@ def train_members_stacked(
 
     Args:
         device: Of the stacks; checkpoints come back to the CPU.
-        stack_size: Networks trained at once. None for 64 on the CPU, whose caches hold no
-            more, and 1024 elsewhere.
+        stack_size: Networks trained at once, at most. None for as many as the caches of a core
+            or a part of the GPU's memory hold.
         num_threads: Of torch on the CPU. With one, a call gives the same bits every time.
 
     Returns:
@@ -78,11 +81,10 @@ def train_members_stacked(
         a start of 1e-7 grows as training is chaotic, in float64 they agree to 1e-9.
     """
     device = torch.device(device)
-    size = stack_size or (64 if device.type == "cpu" else 1024)
     results: dict[int, list[Checkpoint]] = {}
     here = _on_device(images, device)
     with limited_threads(num_threads), torch.random.fork_rng(devices=[]):
-        for places in _stacks(members, images, size):
+        for places in _stacks(members, images, device, stack_size):
             stack = _Stack([members[i] for i in places], images, here)
             results.update(zip(places, stack.train(epochs), strict=True))
     for i, member in enumerate(members):
@@ -91,17 +93,27 @@ def train_members_stacked(
     return [results[i] for i in range(len(members))]
 
 
-def _stacks(members: Sequence[Member], images: Images, size: int) -> Iterator[list[int]]:
+def _stacks(
+    members: Sequence[Member], images: Images, device: torch.device, size: int | None
+) -> Iterator[list[int]]:
     """Positions of members that are trained at once, those with most images first."""
     groups = defaultdict(list)
     for i, member in enumerate(members):
         if can_stack(member, images):
             design = replace(member.network, dropout=0.0)
             groups[design, member.batch_size].append(i)
-    for places in groups.values():
+    for (design, batch_size), places in groups.items():
         places.sort(key=lambda i: -len(own_train_rows(members[i], images)))
-        for start in range(0, len(places), size):
-            yield places[start : start + size]
+        module = build_network(design, images.input_shape, images.num_classes)
+        num = size or max(_LEAST, _images_at_once(module, images, device) // batch_size)
+        for start in range(0, len(places), num):
+            yield places[start : start + num]
+
+
+def _images_at_once(module: nn.Module, images: Images, device: torch.device) -> int:
+    """Images of all networks of a launch."""
+    at_once = _AT_ONCE.get(device.type, _AT_ONCE["cuda"])
+    return at_once // largest_operation(module, images.test_images[:1].float())
 
 
 def _on_device(images: Images, device: torch.device) -> Images:
@@ -129,6 +141,8 @@ class _Stack:
         self.batch_size = members[0].batch_size
         self.rows = [own_train_rows(member, images) for member in members]
         self.module = build_network(members[0].network, images.input_shape, images.num_classes)
+        num_images = _images_at_once(self.module, images, self.device)
+        self.judged_at_once = max(_LEAST, num_images // len(members))
         self.names = list(self.module.state_dict())
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
         starts = []
@@ -151,10 +165,9 @@ class _Stack:
             batch_size=self.batch_size,
             dtype=self.dtype,
         )
-        self.classes = torch.eye(images.num_classes).to(self.theta)
-        self.smoothing = torch.tensor(
-            [member.label_smoothing for member in members], dtype=torch.float64
-        ).to(self.theta)
+        smoothing = [member.label_smoothing for member in members]
+        self.smooths = any(smoothing)
+        self.smoothing = torch.tensor(smoothing, dtype=torch.float64).unsqueeze(1).to(self.theta)
 
     def train(self, epochs: Collection[int]) -> list[list[Checkpoint]]:
         """All members' checkpoints."""
@@ -190,10 +203,8 @@ class _Stack:
                 weights,
                 self.masks.draw(batch.sizes, self.device),
             )
-            targets = self._targets(_look_up(self.images.train_labels, batch.rows))
-            smoothing = self.smoothing[:num].view(-1, 1, 1)
-            targets = targets * (1 - smoothing) + smoothing / len(self.classes)
-            losses = F.cross_entropy(logits, targets, reduction="none") * weights
+            labels = _look_up(self.images.train_labels, batch.rows)
+            losses = self._losses(logits, labels) * weights
             gradients = torch.autograd.grad(losses.sum(), list(parameters.values()))
             gradient = torch.cat([part.flatten(1) for part in gradients], 1)
             self.optimiser.step(self.theta[:num], gradient, place)
@@ -220,7 +231,7 @@ class _Stack:
         values = self._parameters(len(rows)) | self.buffers
         correct = torch.zeros(len(rows), dtype=torch.int64, device=self.device)
         loss = torch.zeros(len(rows), dtype=torch.float64, device=self.device)
-        for batch in stacked_batches(rows, _JUDGED_AT_ONCE, self.device):
+        for batch in stacked_batches(rows, self.judged_at_once, self.device):
             num = len(batch.sizes)
             logits = call_stacked(
                 self.module,
@@ -229,8 +240,8 @@ class _Stack:
                 batch.weights(self.dtype),
             )
             y = _look_up(labels, batch.rows)
-            losses = F.cross_entropy(logits, self._targets(y), reduction="none")
-            correct[:num] += (batch.counted & (logits.argmax(1) == y)).sum(1)
+            losses = F.cross_entropy(logits, y, reduction="none")
+            correct[:num] += (batch.counted & (logits.max(1).indices == y)).sum(1)
             loss[:num] += losses.where(batch.counted, 0).sum(1)
         lengths = [len(own) for own in rows]
         return [
@@ -246,9 +257,13 @@ class _Stack:
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
-    def _targets(self, labels: Tensor) -> Tensor:
-        """Labels [K, B] as probabilities of classes, with the classes where logits have them."""
-        return _look_up(self.classes, labels).movedim(-1, 1)
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of each image, [K, B], with each network's label smoothing."""
+        hard = F.cross_entropy(logits, labels, reduction="none")
+        if not self.smooths:
+            return hard
+        even = F.cross_entropy(logits, labels, reduction="none", label_smoothing=1.0)
+        return torch.lerp(hard, even, self.smoothing[: len(logits)])
 
 
 def _look_up(items: Tensor, places: Tensor) -> Tensor:

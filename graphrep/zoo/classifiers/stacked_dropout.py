@@ -89,6 +89,8 @@ class _Watcher(TorchFunctionMode):
 
 @torch.no_grad()
 def _sites(module: nn.Module, example: Tensor) -> list[Tensor]:
+    """The inputs of the module's dropouts; running statistics of the module move."""
+    module.train()
     with _Watcher() as watcher:
         module(example)
     return watcher.inputs

@@ -50,8 +50,20 @@ def call_stacked(
     """
     x = side_by_side(images.movedim(1, -1).contiguous())
     with _StackedOperations(weights, masks):
-        logits = functional_call(module, dict(values), (x,))
+        logits = functional_call(module, dict(values), (x,), tie_weights=False)  # none are tied
     return apart(logits, len(images))
+
+
+@torch.no_grad()
+def largest_operation(module: nn.Module, image: Tensor) -> int:
+    """Numbers that a network's largest operation reads or writes for one image [1, C, H, W].
+
+    The module is left in evaluation mode.
+    """
+    module.eval()
+    with _Sizes() as sizes:
+        module(image)
+    return max(image.numel(), *sizes.found)
 
 
 def apart(x: Tensor, num: int) -> Tensor:
@@ -62,6 +74,24 @@ def apart(x: Tensor, num: int) -> Tensor:
 def side_by_side(x: Tensor) -> Tensor:
     """[S, C, ..., B] as [B, S C, ...]."""
     return x.flatten(0, 1).movedim(-1, 0)
+
+
+class _Sizes(TorchFunctionMode):
+    """Counts the numbers of operations' results and of the patches that convolutions read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = [0]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.found.append(result.numel())
+        if func is F.conv2d:
+            self.found.append(args[1][0].numel() * result[0, 0].numel())
+        return result
 
 
 class _StackedOperations(TorchFunctionMode):
@@ -195,6 +225,9 @@ def _spread(ctx: Any, weight: Tensor, dy: Tensor, size: torch.Size) -> Tensor:
 
 def _max_pool(input: Tensor, kernel_size: int, stride: Any = None, **others: Any) -> Tensor:
     assert kernel_size == 2 and stride is None and others == _PLAIN_POOLING
+    if not input.requires_grad:
+        a, b, c, d = _corners(input.movedim(0, -1))
+        return torch.maximum(torch.maximum(a, b), torch.maximum(c, d)).movedim(-1, 0)
     y, *_ = cast(Any, _MaxPool).apply(input.movedim(0, -1))
     return y.movedim(-1, 0)
 

@@ -17,6 +17,7 @@ from .search import Range
 
 WILD_KINDS = ("mlp", "cnn", "resnet")
 _WILD_HEADS = ("flatten", "global")
+_LISTS = ("kind", "depth", "kernel_size", "batch_norm", "pooling", "num_pooled", "head")
 _MAX_DRAWS = 10_000
 
 
@@ -33,15 +34,12 @@ class WildSpace:
     batch_norm: tuple[bool, ...] = (False, True)
     pooling: tuple[str, ...] = ("max", "avg")
     num_pooled: tuple[int, ...] = (2, 3)
-    head: tuple[str, ...] = ("flatten", "global")
-    num_linear: tuple[int, ...] = (0, 1)  # hidden layers after the head, as wide as drawn
-    max_weights: int = 40_000  # between hidden layers; a design with more is drawn anew
+    head: tuple[str, ...] = ("flatten", "global")  # of a cnn; resnets have global ones
+    max_weights: int = 40_000  # between hidden layers; widths with more are drawn anew
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name in ("width", "max_weights"):
-                continue
-            object.__setattr__(self, name, tuple(value))
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
             if not getattr(self, name):
                 raise ValueError(f"wild.{name} is empty: nothing to draw from")
         for name, allowed in (
@@ -51,9 +49,9 @@ class WildSpace:
         ):
             for found in getattr(self, name):
                 check_choice(f"wild.{name}", found, allowed)
-        for name, least in (("depth", 1), ("kernel_size", 1), ("num_pooled", 0), ("num_linear", 0)):
-            if min(getattr(self, name)) < least:
-                raise ValueError(f"wild.{name} must be {least} or more, got {getattr(self, name)}")
+        for name, least in (("depth", 1), ("kernel_size", 1), ("num_pooled", 0)):
+            if min(found := list(getattr(self, name))) < least:
+                raise ValueError(f"wild.{name} must be {least} or more, got {found}")
         if any(size % 2 == 0 for size in self.kernel_size):
             raise ValueError(f"wild.kernel_size must be odd, got {list(self.kernel_size)}")
         if round(self.width.bounds[0]) < 1:
@@ -62,16 +60,29 @@ class WildSpace:
     def draw(self, stream: random.Random) -> NetworkConfig:
         """One design.
 
+        Kind, depth and the rest are drawn once, so that `max_weights` does not change how
+        often they come; widths and kernels as often as it takes.
+
         Raises:
-            ValueError: hardly any design has no more than `max_weights`.
+            ValueError: hardly any widths and kernels keep to `max_weights`.
         """
+        kind, depth = stream.choice(self.kind), stream.choice(self.depth)
+        rest: dict[str, Any] = {"batch_norm": stream.choice(self.batch_norm)}
+        if kind != "mlp":
+            rest["pooling"] = stream.choice(self.pooling)
+            rest["num_pooled"] = stream.choice(self.num_pooled)
+            rest["head"] = stream.choice(self.head) if kind == "cnn" else "global"
         for _ in range(_MAX_DRAWS):
-            design = self._draw(stream)
+            hidden = tuple(self._draw_width(stream) for _ in range(depth))
+            if kind != "mlp":
+                rest["kernel_sizes"] = tuple(stream.choice(self.kernel_size) for _ in range(depth))
+            design = NetworkConfig(kind=kind, hidden=hidden, **rest)
             if num_inner_weights(design) <= self.max_weights:
                 return design
         raise ValueError(
-            f"none of {_MAX_DRAWS:,} designs drawn from wild has at most max_weights="
-            f"{self.max_weights:,} weights: raise it, or lower depth, width or kernel_size"
+            f"none of {_MAX_DRAWS:,} draws of widths and kernels for a {kind} of depth {depth} "
+            f"keeps to wild.max_weights={self.max_weights:,}: raise it, or lower width, depth "
+            "or kernel_size"
         )
 
     def extremes(self) -> tuple[NetworkConfig, ...]:
@@ -87,24 +98,8 @@ class WildSpace:
             for kind in dict.fromkeys(self.kind)
         )
 
-    def _draw(self, stream: random.Random) -> NetworkConfig:
-        def width() -> int:
-            return round(self.width.draw(stream))
-
-        kind = stream.choice(self.kind)
-        depth = stream.choice(self.depth)
-        hidden = tuple(width() for _ in range(depth))
-        batch_norm = stream.choice(self.batch_norm)
-        if kind == "mlp":
-            return NetworkConfig(kind=kind, hidden=hidden, batch_norm=batch_norm)
-        convolutional: dict[str, Any] = {
-            "kernel_sizes": tuple(stream.choice(self.kernel_size) for _ in range(depth)),
-            "pooling": stream.choice(self.pooling),
-            "num_pooled": stream.choice(self.num_pooled),
-            "head": stream.choice(self.head),
-            "linear": tuple(width() for _ in range(stream.choice(self.num_linear))),
-        }
-        return NetworkConfig(kind=kind, hidden=hidden, batch_norm=batch_norm, **convolutional)
+    def _draw_width(self, stream: random.Random) -> int:
+        return round(self.width.draw(stream))
 
 
 def num_inner_weights(design: NetworkConfig) -> int:

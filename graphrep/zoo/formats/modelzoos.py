@@ -46,17 +46,18 @@ class ModelZoos:
     """A folder of trials, as `graphrep.zoo.formats.reader.Reader` describes.
 
     Args:
-        epochs: Only the checkpoints of these; None for all. A ResNet-18 with all its 51
-            checkpoints takes 2.3 GB of memory.
+        epochs: Only the checkpoints of these, also as `21,25`; None for all. A ResNet-18 with
+            all its 51 checkpoints takes 2.3 GB of memory.
     """
 
-    def __init__(self, source: str | Path, *, epochs: Sequence[int] | None = None) -> None:
+    def __init__(self, source: str | Path, *, epochs: str | Sequence[int] | None = None) -> None:
         self.source = Path(source)
-        self.epochs = None if epochs is None else frozenset(map(int, epochs))
+        wanted = epochs.split(",") if isinstance(epochs, str) else epochs
+        self.epochs = None if wanted is None else frozenset(int(epoch) for epoch in wanted)
         self._names = _trials(self.source)
         self._designs = TracedDesigns(build)
         self.title = self.source.resolve().name
-        self.facts = {"format": "ModelZoos", **_facts(self.source)}
+        self.facts = _facts(self.source)
 
     def names(self) -> Sequence[str]:
         """The trials' folder names, in order."""

@@ -19,6 +19,7 @@ Letters in shapes: T tokens of a model, W of a window, D numbers a token, K copi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,11 @@ class Sane:
             self._named = target_of_checkpoint(reference, activation or "", self._designs)
         self.title = self.source.resolve().name
         self.facts = {
-            "format": "SANE preprocessed",
-            "info": {split: dict(s.info) for split, s in self._splits.items() if s.info},
+            "info": {
+                split: json.loads(json.dumps(dict(s.info)), parse_constant=str)
+                for split, s in self._splits.items()
+                if s.info
+            },
         }
 
     def names(self) -> Sequence[str]:
@@ -149,7 +153,11 @@ class Sane:
                 "normalisations were left out when they were made. Pass fill_missing=true with "
                 "model= or reference= to take them from there, or import the raw zoo."
             )
-        state = {k: values[k] if k in values else target.state[k] for k in stored}
+        state = {
+            key: values.get(key, value)
+            for key, value in target.state.items()
+            if not key.endswith("num_batches_tracked")  # of training, which tokens do not tell
+        }
         num_filled = sum(target.state[key].numel() for key in missing)
         graph = ParameterGraph.from_state_dict(target.architecture, state)
         return target, graph, num_filled
@@ -180,7 +188,8 @@ def _to_row(names: Sequence[str], props: Tensor) -> dict[str, Any]:
     epoch = values.pop("training_iteration", None)
     row: dict[str, Any] = {"epoch": None if epoch is None else int(epoch)}
     for name, value in values.items():
-        row[COLUMNS.get(name, name)] = value if value > NOT_MEASURED else None
+        missing = name in COLUMNS and value <= NOT_MEASURED
+        row[COLUMNS.get(name, name)] = None if missing else value
     return row
 
 

@@ -62,6 +62,11 @@ def split_names(source: Path) -> list[str]:
 
 
 def open_split(source: Path, split: str, scaled: bool, epochs_per_model: int | None) -> Split:
+    """One split, its samples counted; no sample is opened.
+
+    Raises:
+        ValueError: no samples, files that contradict each other, or a scaling that is lost.
+    """
     folder = source / f"dataset_torch.{split}"
     with os.scandir(folder) as entries:
         present = {int(m[1]) for entry in entries if (m := SAMPLE.fullmatch(entry.name))}

@@ -147,6 +147,9 @@ def _sizes(path: Path) -> dict[str, int]:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
         size = path.stat().st_size
+        if min((record.header_offset for record in records), default=0) > 0:
+            # Cut within a record that is an archive itself, as weights are.
+            raise zipfile.BadZipFile("the archive does not begin where the file does")
     except Exception as error:  # zipfile raises many kinds on damaged archives
         raise damaged(path, KIND, error) from error
     claimed = sum(record.file_size for record in records)

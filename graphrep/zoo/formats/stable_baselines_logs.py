@@ -26,7 +26,7 @@ RESULTS = "results.json"
 ARGUMENTS = "args.yml"
 CONFIG = "config.yml"
 MOST_BYTES = 64 << 20  # of a log
-MOST_TEXT = 1 << 20  # bytes of settings
+MOST_TEXT = 1 << 18  # bytes of settings
 ORDERED = "tag:yaml.org,2002:python/object/apply:collections.OrderedDict"
 
 
@@ -114,7 +114,7 @@ def read_evaluations(path: Path) -> Evaluations:
             steps = _read_array(archive, "timesteps.npy")
             returns = _read_array(archive, "results.npy")
     except Exception as error:  # zipfile and numpy raise many kinds on damaged files
-        raise ValueError(f"{path}: not readable as {EVALUATIONS} ({error!s:.100})") from error
+        raise ValueError(f"{path}: not readable as {EVALUATIONS} ({_brief(error)})") from error
     if steps.ndim != 1 or returns.ndim != 2 or len(steps) != len(returns) or not returns.size:
         raise ValueError(
             f"{path}: holds timesteps {list(steps.shape)} and results {list(returns.shape)}, "
@@ -152,7 +152,7 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error!s:.100})") from error
+        raise ValueError(f"{path}: not readable as JSON ({_brief(error)})") from error
     mean = number(found.get("mean_reward")) if isinstance(found, Mapping) else None
     if mean is None:
         raise ValueError(f"{path}: holds no mean_reward")
@@ -181,10 +181,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.load(content, Loader)  # of a safe loader's kind
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as plain YAML ({error!s:.100})") from error
+        raise ValueError(f"{path}: not readable as plain YAML ({_brief(error)})") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"{path}: holds a {type(found).__name__}, expected a mapping")
     return {str(name): value for name, value in found.items() if is_plain(value)}
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__
 
 
 def _read_text(path: Path) -> str:

@@ -114,5 +114,7 @@ def number(value: Any) -> float | None:
 
 def _constant(schedule: Mapping[str, Any]) -> float | None:
     text = schedule.get("value_schedule")
-    match = re.fullmatch(r"ConstantSchedule\(val=(.{1,30})\)", text) if text else None
+    if not isinstance(text, str):
+        return None
+    match = re.fullmatch(r"ConstantSchedule\(val=(.{1,30})\)", text)
     return number(match[1]) if match else None

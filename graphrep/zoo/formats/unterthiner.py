@@ -69,7 +69,6 @@ class Unterthiner:
         self._orders: dict[str, np.ndarray] = {}
         self.title = self.source.resolve().name
         self.facts = {
-            "format": "small CNN zoo",
             "source": "Unterthiner et al. 2020, arXiv:2002.11448",
             "num_checkpoints": len(self._weights),
             "layout": [

@@ -9,8 +9,9 @@ Three more things together halve the time of torch's own gradients of the stack:
 - slices of members pass through buffers that are made once and stay in the cache;
 - numpy's sine of float32 takes half as long as torch's on a CPU.
 
-Every member meets the same operations at the same place of a full slice, so
-that its bits do not depend on who else is fitted.
+Slices are always full, and chunks of a recipe begin with one. So every member
+meets the same operations at the same place of memory, and its bits do not
+depend on who else is fitted.
 
 Letters in shapes: M members (whole slices of them), S members of a slice, P
 parameters of one, C, H, W channels, height and width of an image, N = H W, U
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from .siren import axis
 
-SLICE = 16  # members; also a multiple of the CPU's vectors, so that no member meets a remainder
+SLICE = 16  # members; whole vectors of the CPU, since Adam rounds a remainder in another way
 
 
 def fit(

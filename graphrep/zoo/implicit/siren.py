@@ -45,12 +45,12 @@ class Siren(nn.Module):
             layer.bias.uniform_(-1 / math.sqrt(n), 1 / math.sqrt(n), generator=generator)
         return self
 
-    def forward(self, places: Tensor) -> Tensor:
-        """[N, 2] -> [N, C], brightness from 0 (black) to 1, not clipped."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Brightness [N, C] at places [N, 2], from 0 (black) to 1, not clipped."""
         *hidden, last = self.layers
         for layer in hidden:
-            places = torch.sin(self.omega * layer(places))
-        return last(places)
+            x = torch.sin(self.omega * layer(x))
+        return last(x)
 
 
 def build_siren(design: Mapping[str, Any]) -> Siren:

@@ -24,6 +24,8 @@ def play_episodes(module: nn.Module, environment: str, *, num_episodes: int, see
     """
     import gymnasium
 
+    if num_episodes == 0:
+        return torch.zeros(0, dtype=torch.float64)
     environments = gymnasium.make_vec(environment, num_envs=num_episodes)
     try:
         observations, _ = environments.reset(seed=seed)

@@ -72,15 +72,14 @@ def train_member(
         config = policy_config(algorithm, member)
         for planned in sorted(kept_steps):
             _train_until(algorithm, planned)
-            network = actor_of(algorithm, config)
-            finite = _finite(network)
             with torch.random.fork_rng(devices=[]):
-                returns = (
-                    play_episodes(
-                        network, member.environment, num_episodes=test_episodes, seed=test_seed
-                    )
-                    if finite
-                    else torch.empty(0, dtype=torch.float64)
+                network = actor_of(algorithm, config)
+                finite = _finite(network)
+                returns = play_episodes(
+                    network,
+                    member.environment,
+                    num_episodes=test_episodes if finite else 0,
+                    seed=test_seed,
                 )
             checkpoints.append(
                 PolicyCheckpoint(

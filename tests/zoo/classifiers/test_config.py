@@ -1,63 +1,30 @@
-"""Zoo configs: draws, checks, the files in conf/zoo."""
+"""Recipes of classifiers: draws and checks."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from graphrep.zoo import Range, SearchSpace, ZooConfig, draw_member, load_images
-from graphrep.zoo.networks import build_network
+from graphrep.zoo import (
+    ClassifierRecipe,
+    NetworkConfig,
+    Range,
+    SearchSpace,
+    build_network,
+    draw_member,
+    load_images,
+)
+from graphrep.zoo.classifiers.wild import WildSpace, num_inner_weights
 from tests.zoo.tiny import tiny_config
-
-CONF = Path(__file__).parents[2] / "conf"
-RECIPES = sorted(file.stem for file in (CONF / "zoo").glob("*.yaml") if file.stem != "base")
-
-
-def compose(name: str) -> ZooConfig:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        content = OmegaConf.to_container(compose(f"zoo/{name}"))
-    assert isinstance(content, dict)
-    return ZooConfig.from_mapping(content["zoo"])
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_file_of_conf_is_a_config_whose_networks_fit_its_images(name: str) -> None:
-    config = compose(name)
-    assert config.name == name
-    shapes = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
-    shape = shapes.get(config.images, (1, 28, 28))
-    for network in config.networks:
-        module = build_network(network, shape, 10)
-        assert 300 < sum(p.numel() for p in module.parameters()) < 6000
-
-
-def test_the_base_file_states_the_defaults() -> None:
-    base = compose("digits_demo")
-    default = ZooConfig(name="digits_demo", images="digits")
-    kept = SearchSpace(activation=base.search.activation, dropout=base.search.dropout)
-    kept_fields = ("networks", "network_weights", "num_models", "test_fraction")
-    own = {name: getattr(base, name) for name in kept_fields}
-    assert base == replace(default, search=kept, **own)
-    assert base != default
-
-
-def test_the_demo_s_zoo_has_the_promised_size() -> None:
-    config = compose("digits_demo")
-    assert config.num_models == 300
-    assert len(config.kept_epochs) == 5
 
 
 def test_a_config_survives_the_way_through_plain_values() -> None:
     config = tiny_config(num_workers=4, search=SearchSpace(dropout=None))
-    back = ZooConfig.from_mapping(config.identity())
+    back = ClassifierRecipe.from_mapping(config.identity())
     assert back == replace(config, num_workers=None)
-    assert ZooConfig(name="a", images="digits") == ZooConfig.from_mapping(
+    assert ClassifierRecipe(name="a", images="digits") == ClassifierRecipe.from_mapping(
         {"name": "a", "images": "digits"}
     )
 
@@ -97,7 +64,7 @@ def test_draws_fill_their_ranges() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3}, "config has no key epoch. Valid keys: name, images, num_models"),
+        ({"epoch": 3}, "zoo has no key epoch. Valid keys: name, num_models"),
         ({"search": {"dropout": {"lo": 1}}}, "search.dropout has no key lo. Valid keys: low,"),
         ({"networks": [{"kind": "cnn"}, {"hid": 1}]}, r"networks\[1\] has no key hid"),
         ({"epochs": "many"}, "epochs must be a whole number, got 'many'"),
@@ -114,11 +81,19 @@ def test_draws_fill_their_ranges() -> None:
         ({"search": {"learning_rate": {"adam": {"high": 1}}}}, "learning_rate has no range for"),
         ({"search": {"train_fraction": {"high": 2.0}}}, r"train_fraction must lie in \(0, 1.0\]"),
         ({"search": {"dropout": {"low": 2, "high": 1}}}, "search.dropout: a range needs low <="),
+        ({"networks": []}, "networks is empty: nothing to train"),
+        ({"wild": {"kinds": ["cnn"]}}, "wild has no key kinds. Valid keys: kind, depth"),
+        ({"wild": {"kind": ["vit"]}}, "wild.kind must be one of mlp, cnn, resnet, got 'vit'"),
+        ({"wild": {"head": ["token"]}}, "wild.head must be one of flatten, global"),
+        ({"wild": {"depth": []}}, "wild.depth is empty: nothing to draw from"),
+        ({"wild": {"depth": [2, 0]}}, r"wild.depth must be 1 or more, got \[2, 0\]"),
+        ({"wild": {"kernel_size": [4]}}, r"wild.kernel_size must be odd, got \[4\]"),
+        ({"wild": {"width": {"low": 0.2, "high": 3}}}, "wild.width must be 1 or more, got 0.2"),
     ],
 )
 def test_a_wrong_setting_is_an_error_that_names_it(content: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ZooConfig.from_mapping({"name": "a", "images": "digits", **content})
+        ClassifierRecipe.from_mapping({"name": "a", "images": "digits", **content})
 
 
 def test_the_last_epoch_is_always_kept() -> None:
@@ -128,4 +103,93 @@ def test_the_last_epoch_is_always_kept() -> None:
 
 def test_images_of_the_default_config_are_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRAPHREP_DATA", raising=False)
-    assert load_images(ZooConfig(name="a", images="digits").images).num_classes == 10
+    assert load_images(ClassifierRecipe(name="a", images="digits").images).num_classes == 10
+
+
+def wild_recipe(**changes: object) -> ClassifierRecipe:
+    space = WildSpace(kind=("mlp", "cnn", "resnet"), **changes)  # type: ignore[arg-type]
+    return tiny_config(wild=space, networks=())
+
+
+def test_a_wild_zoo_s_draws_are_many_and_keep_to_their_ranges() -> None:
+    recipe = wild_recipe(width=Range(low=4, high=64, log=True), max_weights=20_000)
+    designs = [draw_member(recipe, index).network for index in range(600)]
+    assert len({replace(d, dropout=0.0) for d in designs}) > 590
+    widths = sorted(width for d in designs for width in d.hidden)
+    assert {widths[0], widths[-1]} == {4, 64}
+    assert 10 < widths[len(widths) // 2] < 20  # uniform in the logarithm, but for the heaviest
+    convolutional = [d for d in designs if d.kind != "mlp"]
+    assert {k for d in convolutional for k in d.kernel_sizes} == {3, 5, 7}
+    for name in ("batch_norm", "pooling", "num_pooled", "head"):
+        assert len({getattr(d, name) for d in convolutional}) == 2
+    assert max(num_inner_weights(d) for d in designs) <= 20_000
+    for kind in ("mlp", "cnn", "resnet"):  # max_weights makes no kind or depth rarer
+        of_kind = [d for d in designs if d.kind == kind]
+        assert len(of_kind) == pytest.approx(200, abs=40)
+        for depth in (2, 3, 4):
+            assert sum(len(d.hidden) == depth for d in of_kind) == pytest.approx(67, abs=25)
+    unbounded = wild_recipe(max_weights=10**9)
+    heaviest = max(num_inner_weights(draw_member(unbounded, index).network) for index in range(100))
+    assert heaviest > 20_000
+
+
+@pytest.mark.parametrize(
+    ("design", "names"),
+    [
+        (NetworkConfig(kind="mlp", hidden=(5, 7, 4)), ("layers.1", "layers.2")),
+        (NetworkConfig(hidden=(5, 7, 4), kernel_sizes=(3, 5, 7)), ("layers.1", "layers.2")),
+        (NetworkConfig(kind="resnet", hidden=(5, 7), kernel_sizes=(3, 5)), ("first", "second")),
+    ],
+)
+def test_inner_weights_are_counted_as_they_are_built(
+    design: NetworkConfig, names: tuple[str, ...]
+) -> None:
+    state = build_network(design, (1, 8, 8), 10).state_dict()
+    counted = sum(
+        value.numel()
+        for name, value in state.items()
+        if name.removesuffix(".weight").endswith(names)
+    )
+    assert num_inner_weights(design) == counted > 0
+
+
+def test_a_wild_draw_depends_on_seed_and_index_alone_and_leaves_the_rest() -> None:
+    recipe = wild_recipe()
+    assert draw_member(recipe, 3) == draw_member(replace(recipe, num_models=99, epochs=9), 3)
+    designs = {draw_member(replace(recipe, seed=seed), 3).network for seed in range(4)}
+    assert len(designs) == 4
+    for index in range(20):
+        wild, tame = draw_member(recipe, index), draw_member(tiny_config(), index)
+        assert replace(wild, network=tame.network) == tame
+        assert wild.network.dropout == tame.network.dropout
+    activations = SearchSpace(activation=("tanh",))
+    assert draw_member(replace(recipe, search=activations), 3).network.activation == "tanh"
+
+
+def test_a_wild_recipe_survives_the_way_through_plain_values() -> None:
+    recipe = wild_recipe(depth=(2, 5), width=Range(choices=(4, 8)))
+    assert ClassifierRecipe.from_mapping(recipe.identity()) == recipe
+    assert recipe.identity() != wild_recipe().identity()
+
+
+def test_weights_that_no_draw_keeps_to_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"keeps to wild.max_weights=10: raise"):
+        draw_member(wild_recipe(max_weights=10), 0)
+
+
+def test_if_the_demanding_networks_suit_the_images_all_that_are_drawn_do() -> None:
+    recipe = wild_recipe(depth=(2, 3), num_pooled=(1, 3))
+    assert {design.kind for design in recipe.demanding_networks} == {"mlp", "cnn", "resnet"}
+
+    def fits(design: NetworkConfig, side: int) -> bool:
+        try:
+            build_network(design, (1, side, side), 10)
+        except ValueError:
+            return False
+        return True
+
+    drawn = [draw_member(recipe, index).network for index in range(60)]
+    for side, all_fit in ((8, True), (4, False)):
+        assert all(fits(design, side) for design in recipe.demanding_networks) == all_fit
+        assert all(fits(design, side) for design in drawn) == all_fit
+    assert tiny_config().demanding_networks == tiny_config().networks

@@ -20,8 +20,8 @@ from graphrep.zoo import (
     train_member,
     train_steps,
 )
-from graphrep.zoo.optimisers import OPTIMISERS, build_optimiser
-from graphrep.zoo.train import own_train_rows
+from graphrep.zoo.classifiers.optimisers import OPTIMISERS, build_optimiser
+from graphrep.zoo.classifiers.train import own_train_rows
 from tests.zoo.tiny import tiny_config
 
 NETWORK = NetworkConfig(kind="resnet", hidden=(3, 4), batch_norm=True, head="global")

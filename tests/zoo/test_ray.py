@@ -1,0 +1,183 @@
+"""Zoos made on a Ray cluster of two worker processes, some of which die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphrep import cluster
+from graphrep.cluster import MOST_DEATHS, map_on_ray
+from graphrep.zoo import Zoo, create, create_zoo
+from tests.dawdling import Dawdling, Dies, Echo, Killer, begun, is_gone
+from tests.zoo.test_create import failing_config, finished_members, wait_until
+from tests.zoo.tiny import folder_hashes, tiny_config
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # a cluster takes some seconds to start
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_workers() -> Iterator[None]:
+    """A local cluster of two CPUs, which all tests of this file share."""
+    with cluster._cluster(2):
+        yield
+
+
+def make_on_two(path: Path | str, recipe: Any = None) -> Zoo:
+    recipe = recipe or tiny_config()
+    return create_zoo(recipe, path, engine="ray", num_workers=2, progress=False)
+
+
+def test_a_zoo_loses_and_doubles_nothing_when_a_worker_is_killed(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setattr(create, "ChunkMaker", partial(Dawdling, log, 0.3, create.ChunkMaker))
+    with Killer(log, 2) as killer:
+        make_on_two(tmp_path / "zoo")
+    assert folder_hashes(tmp_path / "zoo") == folder_hashes(zoo.path)
+
+    assert killer.victim and is_gone(killer.victim)
+    tries = begun(log)
+    assert len(tries) == 8
+    assert len(tries[killer.item]) == 2 and tries[killer.item][0] == killer.victim
+    assert all(len(pids) == 1 for item, pids in tries.items() if item != killer.item)
+    assert len({pid for pids in tries.values() for pid in pids}) == 3  # two, and who came after
+
+
+def test_a_zoo_made_through_a_url_on_ray_has_the_same_bytes(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_on_two(f"local://{tmp_path}/zoo")
+    assert folder_hashes(tmp_path / "zoo") == folder_hashes(zoo.path)
+
+
+def test_a_failing_member_is_named_as_without_ray(tmp_path: Path) -> None:
+    recipe = replace(failing_config(), num_models=1)  # of two, either may fail first
+    with pytest.raises(RuntimeError) as error:
+        create_zoo(recipe, tmp_path / "here", num_workers=0, progress=False)
+    with pytest.raises(RuntimeError) as on_ray:
+        make_on_two(tmp_path / "zoo", recipe)
+    assert "batch_size=1," in str(error.value)
+    assert str(on_ray.value) == str(error.value)
+
+
+def test_a_zoo_that_workers_cannot_see_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"memory://unseen: a worker on .* sees no zoo there"):
+        make_on_two("memory://unseen")
+
+
+def test_every_item_is_taken_once_and_few_are_with_ray_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    waited: list[int] = []
+    wait = ray.wait
+    monkeypatch.setattr(ray, "wait", lambda tasks: (waited.append(len(tasks)), wait(tasks))[1])
+    taken: list[tuple[int, int]] = []
+    map_on_ray(Echo, range(200), lambda item, result: taken.append(result), num_workers=2)
+    assert sorted(item for item, _ in taken) == list(range(200))
+    assert max(waited) == 2
+    assert 1 <= len({pid for _, pid in taken}) <= 3 and os.getpid() not in {p for _, p in taken}
+    map_on_ray(Echo, [], lambda item, result: taken.append(result), num_workers=2)
+    assert len(taken) == 200
+
+
+def test_an_item_that_kills_its_workers_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[int] = []
+    with pytest.raises(RuntimeError, match=f"item 7: {MOST_DEATHS} workers that had it died"):
+        map_on_ray(
+            Dies,
+            [1, 7],
+            lambda item, result: taken.append(result),
+            num_workers=2,
+            describe=lambda item: f"item {item}",
+        )
+    assert taken == [1]
+    assert caplog.text.count("item 7: its worker died, another one tries again") == MOST_DEATHS - 1
+
+
+def test_a_machine_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {**cluster._versions(), "torch": "1.0"}
+    monkeypatch.setattr(cluster, "_versions", lambda: other)
+    with pytest.raises(ValueError, match=r"machine .* has .*'torch': '2.*this one .*'1\.0'"):
+        map_on_ray(Echo, [1], lambda item, result: None, num_workers=1)
+
+
+SLOW_RUN = """
+import signal, sys
+from functools import partial
+from pathlib import Path
+from graphrep.zoo import create, create_zoo
+from tests.dawdling import Dawdling
+from tests.zoo.tiny import tiny_config
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+log = Path(sys.argv[1] + ".log")
+create.ChunkMaker = partial(Dawdling, log, 0.5, create.ChunkMaker)
+create_zoo(tiny_config(), sys.argv[1], engine="ray", num_workers=2, progress=False)
+"""
+
+
+def start_slowly(path: Path, **environment: str) -> subprocess.Popen[str]:
+    """The tiny zoo in a process of its own, with two workers of Ray that dawdle."""
+    command = [sys.executable, "-W", "error", "-c", SLOW_RUN, str(path)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_a_zoo_that_was_interrupted_on_ray_goes_on_anywhere(
+    zoo: Zoo, tmp_path: Path, blow: signal.Signals
+) -> None:
+    path = tmp_path / "zoo"
+    process = start_slowly(path)
+    wait_until(lambda: process.poll() is not None or len(finished_members(path)) >= 2)
+    process.send_signal(blow)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if blow == signal.SIGINT:
+        assert "KeyboardInterrupt" in stderr and "the same call resumes" in stderr
+    workers = {pid for pids in begun(Path(f"{path}.log")).values() for pid in pids}
+    assert len(workers) >= 2
+    wait_until(lambda: all(is_gone(pid) for pid in workers), 30)
+    assert 2 <= len(finished_members(path)) < 8
+    create_zoo(tiny_config(), path, num_workers=0, progress=False)
+    assert folder_hashes(path) == folder_hashes(zoo.path)
+
+
+def test_a_zoo_survives_the_loss_of_a_machine_of_the_cluster(zoo: Zoo, tmp_path: Path) -> None:
+    """Each node has processes of its own; the second one ends at once with all of them."""
+    from ray.cluster_utils import Cluster
+
+    path, log = tmp_path / "zoo", tmp_path / "zoo.log"
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    try:
+        _, lost = (nodes.add_node(num_cpus=1) for _ in range(2))
+        process = start_slowly(path, RAY_ADDRESS=nodes.address)
+        wait_until(lambda: process.poll() is not None or len(begun(log)) >= 3)
+        nodes.remove_node(lost, allow_graceful=False)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert "its worker died, another one tries again" in stderr
+    finally:
+        nodes.shutdown()
+    tries = begun(log)
+    twice = [pids for pids in tries.values() if len(pids) > 1]
+    assert len(tries) == 8 and len(twice) == 1 and twice[0][0] != twice[0][1]
+    assert folder_hashes(path) == folder_hashes(zoo.path)
