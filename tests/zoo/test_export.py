@@ -396,12 +396,12 @@ def test_an_interrupted_export_goes_on_and_ends_in_the_same_files(
     written = 0
     real = export.write_whole
 
-    def stop_soon(path: Path, write: Callable[[Path], object]) -> None:
+    def stop_soon(path: Path, write: Callable[[Path], object], **others: bool) -> None:
         nonlocal written
         written += 1
         if written == 6:
             raise KeyboardInterrupt
-        real(path, write)
+        real(path, write, **others)
 
     for module in (export, export_sane):
         monkeypatch.setattr(module, "write_whole", stop_soon)
