@@ -131,25 +131,32 @@ def _cluster(num_workers: int | None) -> Iterator[int]:
     if ray.is_initialized():  # the caller's own, which stays
         yield num_workers or _num_cpus(ray)
         return
-    address = os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {"address": "local", "num_cpus": num_workers, "include_dashboard": False}
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    own = {"num_cpus": num_workers, "include_dashboard": False} if address == "local" else {}
+    _check_reachable(address)
     with _environment(
         RAY_USAGE_STATS_ENABLED="0",
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",  # else a FutureWarning on each start
         RAY_IGNORE_UNHANDLED_ERRORS="1",  # of items beside the one whose error is raised
     ):
         try:
-            ray.init(
-                **({"address": address} if address else own),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except ConnectionError as error:
             raise ValueError(f"RAY_ADDRESS={address}: no Ray cluster answers: {error}") from error
         try:
             yield num_workers or _num_cpus(ray)
         finally:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes, then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ValueError(f"RAY_ADDRESS={address}: nothing answers there: {error}") from error
 
 
 def _num_cpus(ray: Any) -> int:

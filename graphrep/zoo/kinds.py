@@ -15,6 +15,7 @@ from .implicit.recipe import SirenRecipe
 from .implicit.siren import build_siren
 from .implicit.workshop import SirenWorkshop
 from .policies.networks import PolicyConfig, PolicyNetwork
+from .policies.rebuilt import RebuiltConfig, rebuild
 from .policies.recipe import PolicyRecipe
 from .policies.train import require_packages
 from .policies.workshop import PolicyWorkshop
@@ -114,5 +115,7 @@ def build_design(design: Mapping[str, Any]) -> nn.Module:
             return build_siren(design)
         case "policy":
             return PolicyNetwork(PolicyConfig.from_mapping(design["network"]))
+        case "stable_baselines":
+            return rebuild(RebuiltConfig.from_mapping(design["policy"]))
         case kind:
             raise ValueError(f"no design of the kind '{kind}' is known to this graphrep")

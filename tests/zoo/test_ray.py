@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from graphrep import cluster
-from graphrep.cluster import MOST_DEATHS, map_on_ray
 from graphrep.zoo import Zoo, create, create_zoo
-from tests.dawdling import Dawdling, Dies, Echo, Killer, begun, is_gone
+from tests.dawdling import Dawdling, Killer, begun, is_gone
 from tests.zoo.test_create import failing_config, finished_members, wait_until
 from tests.zoo.tiny import folder_hashes, tiny_config
 
@@ -76,44 +75,6 @@ def test_a_failing_member_is_named_as_without_ray(tmp_path: Path) -> None:
 def test_a_zoo_that_workers_cannot_see_is_refused() -> None:
     with pytest.raises(ValueError, match=r"memory://unseen: a worker on .* sees no zoo there"):
         make_on_two("memory://unseen")
-
-
-def test_every_item_is_taken_once_and_few_are_with_ray_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import ray
-
-    waited: list[int] = []
-    wait = ray.wait
-    monkeypatch.setattr(ray, "wait", lambda tasks: (waited.append(len(tasks)), wait(tasks))[1])
-    taken: list[tuple[int, int]] = []
-    map_on_ray(Echo, range(200), lambda item, result: taken.append(result), num_workers=2)
-    assert sorted(item for item, _ in taken) == list(range(200))
-    assert max(waited) == 2
-    assert 1 <= len({pid for _, pid in taken}) <= 3 and os.getpid() not in {p for _, p in taken}
-    map_on_ray(Echo, [], lambda item, result: taken.append(result), num_workers=2)
-    assert len(taken) == 200
-
-
-def test_an_item_that_kills_its_workers_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    taken: list[int] = []
-    with pytest.raises(RuntimeError, match=f"item 7: {MOST_DEATHS} workers that had it died"):
-        map_on_ray(
-            Dies,
-            [1, 7],
-            lambda item, result: taken.append(result),
-            num_workers=2,
-            describe=lambda item: f"item {item}",
-        )
-    assert taken == [1]
-    assert caplog.text.count("item 7: its worker died, another one tries again") == MOST_DEATHS - 1
-
-
-def test_a_machine_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = {**cluster._versions(), "torch": "1.0"}
-    monkeypatch.setattr(cluster, "_versions", lambda: other)
-    with pytest.raises(ValueError, match=r"machine .* has .*'torch': '2.*this one .*'1\.0'"):
-        map_on_ray(Echo, [1], lambda item, result: None, num_workers=1)
 
 
 SLOW_RUN = """

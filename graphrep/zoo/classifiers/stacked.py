@@ -36,6 +36,7 @@ from .train import (
     epoch_order,
     judged,
     limited_threads,
+    num_train_rows,
     own_train_rows,
     train_member,
 )
@@ -52,7 +53,7 @@ def can_stack(member: Member, images: Images) -> bool:
 
     All MLPs, CNNs and ResNets can, except where batch norm would see a single image.
     """
-    sees_one = min(member.batch_size, len(own_train_rows(member, images))) == 1
+    sees_one = min(member.batch_size, num_train_rows(member, images)) == 1
     return member.network.kind in STACKED_KINDS and not (member.network.batch_norm and sees_one)
 
 
@@ -103,7 +104,7 @@ def _stacks(
             design = replace(member.network, dropout=0.0)
             groups[design, member.batch_size].append(i)
     for (design, batch_size), places in groups.items():
-        places.sort(key=lambda i: -len(own_train_rows(members[i], images)))
+        places.sort(key=lambda i: -num_train_rows(members[i], images))
         module = build_network(design, images.input_shape, images.num_classes)
         num = size or max(_LEAST, _images_at_once(module, images, device) // batch_size)
         for start in range(0, len(places), num):

@@ -14,11 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's images of the K networks that still have some."""
+    """One step's images of the K networks that still have some; B is the first one's size."""
 
     rows: Tensor  # int64 [K, B], positions of images
     counted: Tensor  # bool [K, B], False for those that only fill a short batch up
-    sizes: list[int]  # images that count, of each network
+    sizes: list[int]  # images that count, of each network, in descending order
 
     def weights(self, dtype: torch.dtype) -> Tensor:
         """What each image counts in a mean over its batch, [K, B]."""
@@ -52,7 +52,8 @@ def stacked_batches(
     for step in range(num_steps):
         start = step * batch_size
         sizes = [min(length - start, batch_size) for length in lengths if length > start]
-        yield Batch(rows=rows[step, : len(sizes)], counted=counted[step, : len(sizes)], sizes=sizes)
+        used = (step, slice(len(sizes)), slice(sizes[0]))
+        yield Batch(rows=rows[used], counted=counted[used], sizes=sizes)
 
 
 def num_batches(num_images: int, batch_size: int) -> int:

@@ -54,8 +54,8 @@ class DropoutMasks:
         """Masks of one step, each [K, B, ...]; none if no network of the stack has dropout.
 
         Args:
-            sizes: Images in the batch of each of the first K networks; images beyond them
-                repeat the first one's mask.
+            sizes: Images in the batch of each of the first K networks, in descending order; B
+                is the first. Images beyond a network's own repeat its first one's mask.
         """
         for i, size in enumerate(sizes):
             probability, generator = self._probabilities[i], self._generators[i]
@@ -64,12 +64,9 @@ class DropoutMasks:
                     mask[i, :size].bernoulli_(1 - probability, generator=generator)
                     mask[i, size:] = mask[i, :1]
         num = len(sizes)
-        return [
-            (mask[:num] / self._kept[:num].view(-1, *(1,) * (mask.ndim - 1))).to(
-                device, non_blocking=True
-            )
-            for mask in self._masks
-        ]
+        drawn = [mask[:num, : sizes[0]] for mask in self._masks]
+        scaled = [mask / self._kept[:num].view(-1, *(1,) * (mask.ndim - 1)) for mask in drawn]
+        return [mask.to(device, non_blocking=True) for mask in scaled]
 
 
 class _Watcher(TorchFunctionMode):

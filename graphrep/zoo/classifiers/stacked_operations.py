@@ -135,10 +135,10 @@ class _StackedOperations(TorchFunctionMode):
         x = apart(input, len(weight)).flatten(2)  # [S, C, H W B]
         if training:
             num_places = x.shape[-1] // len(input)
-            share = (self.weights / num_places).repeat(1, num_places).unsqueeze(-1)
-            mean = torch.bmm(x, share)
+            share = (self.weights / num_places).repeat(1, num_places).unsqueeze(1)
+            mean = (x * share).sum(-1, keepdim=True)
             centred = x - mean
-            variance = torch.bmm(centred.square(), share)
+            variance = (centred.square() * share).sum(-1, keepdim=True)
             with torch.no_grad():
                 num = num_places / self.weights[:, :1]
                 running_mean.lerp_(mean.squeeze(-1), momentum)

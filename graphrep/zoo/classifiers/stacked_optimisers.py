@@ -21,7 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..recipe import check_choice
 from .config import Member
+from .optimisers import OPTIMISERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class _Constants:
 
 
 def _constants(member: Member) -> _Constants:
+    check_choice("optimiser", member.optimiser, OPTIMISERS)
     match member.optimiser:
         case "adam" | "adamw":
             return _Constants(

@@ -75,10 +75,14 @@ def train_member(member: Member, images: Images, epochs: Collection[int]) -> lis
 
 def own_train_rows(member: Member, images: Images) -> Tensor:
     """Positions of the train images that a member sees, ascending."""
-    num = len(images.train_labels)
     generator = torch.Generator().manual_seed(member.seed)
-    chosen = torch.randperm(num, generator=generator)[: max(1, round(member.train_fraction * num))]
-    return chosen.sort().values
+    order = torch.randperm(len(images.train_labels), generator=generator)
+    return order[: num_train_rows(member, images)].sort().values
+
+
+def num_train_rows(member: Member, images: Images) -> int:
+    """How many of the train images a member sees."""
+    return max(1, round(member.train_fraction * len(images.train_labels)))
 
 
 def train_steps(

@@ -167,7 +167,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: not readable, or no mapping.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     class Loader(yaml.SafeLoader):
         """Knows plain values and ordered mappings, nothing that would run."""
