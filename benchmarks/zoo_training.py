@@ -79,7 +79,9 @@ def main(
     ),
     sections: Annotated[str, typer.Option(help="plain, drawn or both")] = "plain",
     members: int = 512,
-    sizes: Annotated[str, typer.Option(help="networks of a launch")] = "8,32,128,512",
+    sizes: Annotated[str, typer.Option(help="networks of a launch; 0 for the default")] = (
+        "0,8,32,128,512"
+    ),
     epochs: int = 4,
     train_limit: int = 1500,
     repetitions: int = 3,
@@ -184,12 +186,17 @@ def _ways(
             started = time.process_time()
             with patch.object(stacked, "call_stacked", call) if call else nullcontext():
                 trained = train_members_stacked(
-                    members, images, epochs, device=device, stack_size=size, num_threads=threads
+                    members,
+                    images,
+                    epochs,
+                    device=device,
+                    stack_size=size or None,
+                    num_threads=threads,
                 )
             return trained, time.process_time() - started
 
-        name = "vmap" if call else "stacked"
-        return Way(name=f"{name} {size} {device}", threads=threads, train=train)
+        name = f"{'vmap' if call else 'stacked'} {size or 'by default'} {device}"
+        return Way(name=name, threads=threads, train=train)
 
     ways = [Way(name="loop", threads=1, train=loop)]
     if "pool" in wanted:
@@ -197,7 +204,7 @@ def _ways(
     if "stacked" in wanted:
         ways += [in_stacks(size, 1) for size in sizes if size <= len(members)]
     if "two" in wanted and device == "cpu":
-        ways += [in_stacks(size, 2) for size in (32, 128) if size <= len(members)]
+        ways.append(in_stacks(0, 2))
     if "vmap" in wanted:
         ways += [in_stacks(size, 1, _call_mapped) for size in (32, 128) if size <= len(members)]
     return ways

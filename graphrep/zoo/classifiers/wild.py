@@ -35,7 +35,8 @@ class WildSpace:
     pooling: tuple[str, ...] = ("max", "avg")
     num_pooled: tuple[int, ...] = (2, 3)
     head: tuple[str, ...] = ("flatten", "global")  # of a cnn; resnets have global ones
-    max_weights: int = 40_000  # between hidden layers; widths with more are drawn anew
+    max_weights: int = 60_000  # between hidden layers; widths that give more are drawn anew
+    max_products: int = 10_000  # likewise: of these weights, for each pixel of an image
 
     def __post_init__(self) -> None:
         for name in _LISTS:
@@ -60,11 +61,11 @@ class WildSpace:
     def draw(self, stream: random.Random) -> NetworkConfig:
         """One design.
 
-        Kind, depth and the rest are drawn once, so that `max_weights` does not change how
-        often they come; widths and kernels as often as it takes.
+        Kind, depth and the rest are drawn once, so that the limits do not change how often
+        they come; widths and kernels as often as it takes.
 
         Raises:
-            ValueError: hardly any widths and kernels keep to `max_weights`.
+            ValueError: hardly any widths and kernels keep to the limits.
         """
         kind, depth = stream.choice(self.kind), stream.choice(self.depth)
         rest: dict[str, Any] = {"batch_norm": stream.choice(self.batch_norm)}
@@ -77,12 +78,12 @@ class WildSpace:
             if kind != "mlp":
                 rest["kernel_sizes"] = tuple(stream.choice(self.kernel_size) for _ in range(depth))
             design = NetworkConfig(kind=kind, hidden=hidden, **rest)
-            if num_inner_weights(design) <= self.max_weights:
+            if self._keeps_to_limits(design):
                 return design
         raise ValueError(
             f"none of {_MAX_DRAWS:,} draws of widths and kernels for a {kind} of depth {depth} "
-            f"keeps to wild.max_weights={self.max_weights:,}: raise it, or lower width, depth "
-            "or kernel_size"
+            f"keeps to wild.max_weights={self.max_weights:,} and wild.max_products="
+            f"{self.max_products:,}: raise these, or lower width, depth or kernel_size"
         )
 
     def extremes(self) -> tuple[NetworkConfig, ...]:
@@ -98,18 +99,28 @@ class WildSpace:
             for kind in dict.fromkeys(self.kind)
         )
 
+    def _keeps_to_limits(self, design: NetworkConfig) -> bool:
+        layers = inner_layers(design)
+        num_products = sum(weights / 4**poolings for weights, poolings in layers)
+        num_weights = sum(weights for weights, _ in layers)
+        return num_weights <= self.max_weights and num_products <= self.max_products
+
     def _draw_width(self, stream: random.Random) -> int:
         return round(self.width.draw(stream))
 
 
-def num_inner_weights(design: NetworkConfig) -> int:
-    """Weights of the layers from hidden to hidden units, without biases and norms."""
+def inner_layers(design: NetworkConfig) -> list[tuple[int, int]]:
+    """Of each layer from hidden to hidden units: its weights, and poolings before it."""
     if design.kind == "mlp":
-        return sum(i * o for i, o in pairwise(design.hidden))
-    layers = zip(pairwise(design.hidden), design.kernels[1:], strict=True)
-    num = sum(i * o * k**2 for (i, o), k in layers)
-    if design.kind == "resnet":  # the second convolution of each stage, and the first stage's
-        stages = zip(design.hidden, design.kernels, strict=True)
-        num += sum(o * o * k**2 for o, k in stages)
-        num += design.hidden[0] ** 2 * design.kernels[0] ** 2
-    return num
+        return [(i * o, 0) for i, o in pairwise(design.hidden)]
+    most = 0 if design.pooling == "none" else design.num_pooled
+    most = len(design.hidden) if most is None else most
+    layers = []
+    widths = (design.hidden[0], *design.hidden)
+    for place, ((i, o), k) in enumerate(zip(pairwise(widths), design.kernels, strict=True)):
+        poolings = min(place, most)
+        if design.kind == "resnet":
+            layers += [(i * o * k**2, poolings), (o * o * k**2, poolings)]
+        elif place > 0:
+            layers.append((i * o * k**2, poolings))
+    return layers

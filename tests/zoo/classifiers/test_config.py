@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from graphrep.zoo import (
     ClassifierRecipe,
@@ -16,7 +18,7 @@ from graphrep.zoo import (
     draw_member,
     load_images,
 )
-from graphrep.zoo.classifiers.wild import WildSpace, num_inner_weights
+from graphrep.zoo.classifiers.wild import WildSpace, inner_layers
 from tests.zoo.tiny import tiny_config
 
 
@@ -112,7 +114,7 @@ def wild_recipe(**changes: object) -> ClassifierRecipe:
 
 
 def test_a_wild_zoo_s_draws_are_many_and_keep_to_their_ranges() -> None:
-    recipe = wild_recipe(width=Range(low=4, high=64, log=True), max_weights=20_000)
+    recipe = wild_recipe(width=Range(low=4, high=64, log=True))
     designs = [draw_member(recipe, index).network for index in range(600)]
     assert len({replace(d, dropout=0.0) for d in designs}) > 590
     widths = sorted(width for d in designs for width in d.hidden)
@@ -122,15 +124,25 @@ def test_a_wild_zoo_s_draws_are_many_and_keep_to_their_ranges() -> None:
     assert {k for d in convolutional for k in d.kernel_sizes} == {3, 5, 7}
     for name in ("batch_norm", "pooling", "num_pooled", "head"):
         assert len({getattr(d, name) for d in convolutional}) == 2
-    assert max(num_inner_weights(d) for d in designs) <= 20_000
-    for kind in ("mlp", "cnn", "resnet"):  # max_weights makes no kind or depth rarer
+    for kind in ("mlp", "cnn", "resnet"):  # the limits make no kind or depth rarer
         of_kind = [d for d in designs if d.kind == kind]
         assert len(of_kind) == pytest.approx(200, abs=40)
         for depth in (2, 3, 4):
             assert sum(len(d.hidden) == depth for d in of_kind) == pytest.approx(67, abs=25)
-    unbounded = wild_recipe(max_weights=10**9)
-    heaviest = max(num_inner_weights(draw_member(unbounded, index).network) for index in range(100))
-    assert heaviest > 20_000
+
+
+def test_limits_of_a_wild_zoo_hold_for_every_draw_and_matter() -> None:
+    def heaviest(**limits: int) -> tuple[int, float]:
+        recipe = wild_recipe(**limits)
+        drawn = [inner_layers(draw_member(recipe, index).network) for index in range(200)]
+        weights = max(sum(weights for weights, _ in layers) for layers in drawn)
+        return weights, max(sum(w / 4**poolings for w, poolings in layers) for layers in drawn)
+
+    most = 10**9
+    weights, products = heaviest(max_weights=most, max_products=most)
+    assert weights > 100_000 and products > 50_000
+    assert heaviest(max_weights=20_000, max_products=most)[0] <= 20_000
+    assert heaviest(max_weights=most, max_products=5_000)[1] <= 5_000
 
 
 @pytest.mark.parametrize(
@@ -141,16 +153,33 @@ def test_a_wild_zoo_s_draws_are_many_and_keep_to_their_ranges() -> None:
         (NetworkConfig(kind="resnet", hidden=(5, 7), kernel_sizes=(3, 5)), ("first", "second")),
     ],
 )
-def test_inner_weights_are_counted_as_they_are_built(
+def test_weights_of_inner_layers_are_counted_as_they_are_built(
     design: NetworkConfig, names: tuple[str, ...]
 ) -> None:
     state = build_network(design, (1, 8, 8), 10).state_dict()
-    counted = sum(
+    built = [
         value.numel()
         for name, value in state.items()
-        if name.removesuffix(".weight").endswith(names)
+        if name.endswith(".weight") and name.removesuffix(".weight").endswith(names)
+    ]
+    assert [weights for weights, _ in inner_layers(design)] == built != []
+
+
+@pytest.mark.parametrize("kind", ["cnn", "resnet"])
+@pytest.mark.parametrize(("pooling", "num_pooled"), [("max", None), ("avg", 1), ("none", None)])
+def test_products_are_counted_at_the_sizes_that_images_have(
+    kind: str, pooling: str, num_pooled: int | None
+) -> None:
+    design = NetworkConfig(
+        kind=kind, hidden=(4, 5, 6), head="global", pooling=pooling, num_pooled=num_pooled
     )
-    assert num_inner_weights(design) == counted > 0
+    module, seen = build_network(design, (1, 8, 8), 10), []
+    for name, layer in module.named_modules():
+        is_outer = name.startswith(("stem", "layers.0")) or name.endswith("shortcut")
+        if isinstance(layer, nn.Conv2d) and not is_outer:
+            layer.register_forward_hook(lambda _, __, output: seen.append(output.shape[-1]))
+    module(torch.zeros(1, 1, 8, 8))
+    assert [8 // 2**poolings for _, poolings in inner_layers(design)] == seen
 
 
 def test_a_wild_draw_depends_on_seed_and_index_alone_and_leaves_the_rest() -> None:
@@ -173,7 +202,7 @@ def test_a_wild_recipe_survives_the_way_through_plain_values() -> None:
 
 
 def test_weights_that_no_draw_keeps_to_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"keeps to wild.max_weights=10: raise"):
+    with pytest.raises(ValueError, match=r"keeps to wild.max_weights=10 and"):
         draw_member(wild_recipe(max_weights=10), 0)
 
 
