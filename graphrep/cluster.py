@@ -14,7 +14,7 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -84,8 +84,9 @@ def map_on_ray(
                 else:
                     take(item, result)
         except BaseException:
-            for task in running:
-                ray.cancel(task, force=True)
+            with suppress(Exception):  # of a cluster that is gone as well
+                for task in running:
+                    ray.cancel(task, force=True)
             raise
 
 

@@ -106,13 +106,7 @@ def embed_to_parquet(
             else:
                 _embed_on_ray(embedder, missing, folder, _counter(advance, done), num_workers)
         table, skipped = _join(folder, parts, networks)
-        listed = output.with_name(f"{output.stem}-skipped.csv")
-        if skipped.empty:
-            listed.unlink(missing_ok=True)
-        else:
-            write_whole(listed, partial(skipped.to_csv, index=False))
-        if not table.empty:
-            write_whole(output, table.to_parquet)
+        listed = _write_out(table, skipped, output)
         shutil.rmtree(folder.path)
     if table.empty:
         raise ValueError(
@@ -270,6 +264,18 @@ def _join(
     skipped["reason"] = unread["reason"].to_numpy()
     embedding = there.drop(columns=["row", "reason"]).reset_index(drop=True)
     return pd.concat([networks.table(there["row"].tolist()), embedding], axis=1), skipped
+
+
+def _write_out(table: pd.DataFrame, skipped: pd.DataFrame, output: Path) -> Path:
+    """The output and the list of what is missing in it, whose path is given."""
+    listed = output.with_name(f"{output.stem}-skipped.csv")
+    if skipped.empty:
+        listed.unlink(missing_ok=True)
+    else:
+        write_whole(listed, partial(skipped.to_csv, index=False))
+    if not table.empty:
+        write_whole(output, table.to_parquet)
+    return listed
 
 
 def _read_part(folder: LocalFolder, part: range) -> pd.DataFrame:

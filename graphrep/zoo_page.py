@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .figures.rendered import rendered_images
 from .figures.zoo import metric_against_settings, property_histograms, trajectories
 from .figures.zoo_parts import architecture_counts, associations, weight_scales
 from .zoo.columns import Column
+from .zoo.implicit.recipe import SirenRecipe
+from .zoo.implicit.siren import render
 from .zoo.population import (
     Duplicates,
     associate,
@@ -41,6 +44,7 @@ _MAX_SETTINGS = 12
 _MAX_GROUPS = 1000  # of equal checkpoints that are listed
 _WEIGHED = 200  # networks of an architecture whose weights are read
 _MAX_WEIGHED = 3  # architectures
+_RENDERED = 10  # implicit networks
 
 
 def record_zoo(
@@ -206,6 +210,30 @@ def _record_figures(
         run.log_figure(architecture_counts(architectures), "architectures")
     if sizes := weight_sizes(zoo):
         run.log_figure(weight_scales(sizes), "weights")
+    if rendered := render_some(zoo):
+        run.log_figure(rendered_images(*rendered), "rendered")
+
+
+def render_some(
+    zoo: Zoo, num: int = _RENDERED
+) -> tuple[list[list[np.ndarray]], list[str], list[str]] | None:
+    """Images of a zoo's first implicit networks, their names and epochs; None for other zoos."""
+    if (zoo.header.get("recipe") or {}).get("kind") != SirenRecipe.kind:
+        return None
+    table = zoo.properties
+    models = table["model"].unique()[:num]
+    rows = [np.flatnonzero(table["model"] == model) for model in models]
+    images = [[_render(zoo, int(row)) for row in own] for own in rows]
+    titles = [
+        f"{table['label'].iloc[own[-1]]}: {table['psnr'].iloc[own[-1]]:.0f} dB" for own in rows
+    ]
+    return images, titles, [f"step {e}" for e in table["epoch"].iloc[rows[0]]]
+
+
+def _render(zoo: Zoo, row: int) -> np.ndarray:
+    siren = zoo.graphs[row].load_into(zoo.network(row))
+    _, height, width = zoo.header["facts"]["input_shape"]
+    return render(siren, height, width).numpy()
 
 
 def _column_row(column: Column) -> dict[str, object]:
