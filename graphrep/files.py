@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,26 @@ def write_whole(path: Path, write: Callable[[Path], object], *, durable: bool = 
         durable: Wait until it is on the disk, for files that cannot be made again. Without,
             a killed process still leaves a whole file or none; a loss of power may not.
     """
-    unfinished = path.with_name(f"{path.name}{_MARK}{os.getpid()}")
+    unfinished = path.with_name(f"{path.name}{_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         write(unfinished)
         if durable:
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a file's new name durable as well."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:

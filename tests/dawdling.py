@@ -15,7 +15,11 @@ from typing import Any
 
 
 class Dawdling:
-    """A worker around another one: a line in `log` for each item begun, then a pause."""
+    """A worker around another one: a line in `log` for each item begun, then a pause.
+
+    Nothing is done before two processes have begun something: on a busy machine one of them
+    may else have made all before the other one stands.
+    """
 
     def __init__(self, log: Path, pause: float, make: Callable[..., Any], *settings: Any) -> None:
         self.log, self.pause, self.worker = log, pause, make(*settings)
@@ -23,6 +27,10 @@ class Dawdling:
     def __call__(self, item: Any) -> Any:
         with open(self.log, "a") as log:
             log.write(f"{os.getpid()} {item}\n")
+        end = time.monotonic() + 60
+        while len({pid for pids in begun(self.log).values() for pid in pids}) < 2:
+            assert time.monotonic() < end, "waited in vain for another worker"
+            time.sleep(0.02)
         time.sleep(self.pause)
         return self.worker(item)
 

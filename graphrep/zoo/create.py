@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..progress import Advance, show_progress
@@ -19,12 +18,11 @@ from .kinds import open_workshop, prepare
 from .pool import make_in_pool
 from .recipe import Recipe, Workshop, check_choice
 from .store import layout
-from .store.consolidate import consolidate, write_splits
+from .store.consolidate import consolidate, draw_splits, remove_staged, write_splits
 from .store.folder import Folder, open_folder
 from .store.staging import staged_batches, write_batch
 from .store.zoo import Zoo
 
-IMAGES_FILE = f"{layout.MEMBERS}/images.safetensors"
 ENGINES = ("pool", "ray")
 
 
@@ -69,7 +67,7 @@ def create_zoo(
                 interrupt.add_note(f"{folder}: finished models are kept; the same call resumes")
                 raise
             consolidate(folder, finished=True)
-        folder.remove(layout.MEMBERS)
+        remove_staged(folder)
     return Zoo.open(path)
 
 
@@ -91,7 +89,7 @@ def _make_missing(
                 count(chunk)
         elif missing:
             if images is not None:
-                folder.write(IMAGES_FILE, lambda file: save_images(images, file))
+                folder.write(layout.SHARED_IMAGES, lambda file: save_images(images, file))
             num_workers = min(num_workers, len(missing))
             match engine:
                 case "pool":
@@ -105,7 +103,7 @@ def _make_missing(
 def missing_chunks(recipe: Recipe, folder: Folder) -> list[range]:
     """The models that are not staged yet, in the chunks in which they are made."""
     done = {index for batch in staged_batches(folder, 0) for index in batch.indices}
-    num, size = recipe.num_models, recipe.chunk
+    num, size = recipe.num_models, layout.read_header(folder)["chunk"]
     chunks = (range(start, min(start + size, num)) for start in range(0, num, size))
     return [chunk for chunk in chunks if not done.issuperset(chunk)]
 
@@ -117,8 +115,8 @@ class ChunkMaker:
         self.recipe = recipe
         self.folder = open_folder(path)
         images = None
-        if self.folder.exists(IMAGES_FILE):
-            images = open_images(self.folder.local(IMAGES_FILE))
+        if self.folder.exists(layout.SHARED_IMAGES):
+            images = open_images(self.folder.local(layout.SHARED_IMAGES))
         self.workshop = open_workshop(recipe, images)
 
     def __call__(self, chunk: range) -> None:
@@ -161,7 +159,7 @@ def _resolve_workers(wanted: int | None) -> int:
 def _is_finished(folder: Folder, recipe: Recipe) -> bool:
     """Whether the folder holds this very zoo, finished; raise if it holds another or none."""
     if not folder.exists(layout.HEADER_FILE):
-        if others := [name for name in _all_names(folder) if not name.startswith("zoo.json.")]:
+        if others := folder.entries():
             raise ValueError(
                 f"{folder}: not empty and not a zoo, it holds {', '.join(others[:5])}. "
                 "Name a new or empty folder"
@@ -182,13 +180,6 @@ def _is_finished(folder: Folder, recipe: Recipe) -> bool:
     return bool(header["finished"])
 
 
-def _all_names(folder: Folder) -> list[str]:
-    path = Path(str(folder))
-    if path.is_dir():
-        return sorted(f.name for f in path.iterdir())
-    return [name for name in folder.names() if name != "writer.lock"]
-
-
 def _begin(folder: Folder, recipe: Recipe, images: Images | None) -> None:
     """Write what stands before any model is made, or check what an earlier run wrote."""
     facts: dict[str, Any] = {}
@@ -207,10 +198,14 @@ def _begin(folder: Folder, recipe: Recipe, images: Images | None) -> None:
         recipe=recipe.identity(),
         facts=facts,
     )
-    write_splits(folder, header, recipe.num_models)
+    header["chunk"] = recipe.chunk
     if not folder.exists(layout.HEADER_FILE):
+        split = draw_splits(header, [], recipe.num_models)
         layout.write_header(folder, header)
+        write_splits(folder, split)
         return
+    if not folder.exists(layout.SPLITS_FILE):
+        write_splits(folder, draw_splits(header, [], recipe.num_models))
     earlier = layout.read_header(folder)
     if earlier["facts"] != header["facts"]:
         raise ValueError(

@@ -16,6 +16,7 @@ from .formats.reader import Reader
 from .record import Record, Skipped
 from .store import layout
 from .store.folder import Folder, open_folder
+from .store.staging import writable
 from .store.writer import ZooWriter, append_to
 from .store.zoo import Zoo
 
@@ -65,13 +66,12 @@ def import_zoo(
         names = list(reader.names())
         missing = [n for n in names if n not in writer.names]
         tried = set(missing)
-        earlier = [s for s in _read_skipped(writer.folder) if s.name not in tried]
-        skipped: list[Skipped] = []
-        try:
-            _take(reader, writer, missing, len(names), skipped, progress)
-        finally:
-            new = {s.name for s in skipped}
-            _write_skipped(writer.folder, [s for s in earlier if s.name not in new] + skipped)
+        skipped = [
+            s
+            for s in _read_skipped(writer.folder)
+            if s.name not in tried and not any(s.name.startswith(f"{n}/") for n in tried)
+        ]
+        _take(reader, writer, missing, len(names), skipped, progress)
         if not writer.num_models:
             reason = f", for instance: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
             raise ValueError(
@@ -108,6 +108,7 @@ def _take(
 
     def keep() -> None:
         nonlocal batch, num_bytes, since
+        _write_skipped(writer.folder, skipped)  # first: who is taken is not read again
         writer.add(batch)
         batch, num_bytes, since = [], 0, time.monotonic()
 
@@ -156,8 +157,7 @@ def _check_source(folder: Folder, source: dict[str, object]) -> None:
 def _write_skipped(folder: Folder, skipped: Sequence[Skipped]) -> None:
     import pandas as pd
 
-    if skipped:
-        table = pd.DataFrame([vars(s) for s in skipped])
+    table = pd.DataFrame([vars(s) for s in skipped], columns=["name", "reason"], dtype=str)
+    table = table.map(writable)
+    if skipped or folder.exists(layout.SKIPPED_FILE):
         folder.write(layout.SKIPPED_FILE, lambda file: table.to_csv(file, index=False))
-    else:
-        folder.remove(layout.SKIPPED_FILE)

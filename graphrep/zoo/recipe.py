@@ -12,16 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from ..parsing import parse_dataclass
+from .choices import DTYPES, check_choice as check_choice, check_fractions
 from .record import Record
-
-DTYPES = ("float32", "float16")
-
-
-def check_choice(field: str, found: object, allowed: object) -> None:
-    """Raise a ValueError that lists the choices where `found` is none of them."""
-    choices = list(allowed)  # type: ignore[call-overload]
-    if found not in choices:
-        raise ValueError(f"{field} must be one of {', '.join(map(str, choices))}, got '{found}'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +38,7 @@ class Recipe:
             raise ValueError("name must not be empty")
         if self.num_models < 1:
             raise ValueError(f"num_models must be positive, got {self.num_models}")
-        if min(self.validation_fraction, self.test_fraction) < 0 or (
-            self.validation_fraction + self.test_fraction >= 1
-        ):
-            raise ValueError(
-                "validation_fraction and test_fraction must leave models to train with, got "
-                f"{self.validation_fraction} and {self.test_fraction}"
-            )
+        check_fractions(self.validation_fraction, self.test_fraction)
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 

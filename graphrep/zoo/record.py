@@ -14,6 +14,10 @@ from torch import Tensor
 
 from ..architecture import Architecture
 from ..graph import ParameterGraph
+from .choices import check_choice
+
+SPLITS = ("train", "validation", "test")
+OURS = ("model", "name", "architecture", "split", "design", "content_hash")  # columns of the store
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,8 +25,9 @@ class Record:
     """One model with its checkpoints, in the order of their epochs.
 
     Every value of `rows` and `properties` is plain (str, int, float, bool or
-    None for missing). Their keys become columns of the zoo's properties; the
-    field's common ones: epoch, train_accuracy, train_loss, test_accuracy,
+    None for missing). Their keys become columns of the zoo's properties, except
+    those of `OURS`, which the store gives; where both have a key, the row's counts.
+    The field's common ones: epoch, train_accuracy, train_loss, test_accuracy,
     test_loss, generalisation_gap (train minus test accuracy), diverged (some
     value is not finite).
     """
@@ -37,12 +42,52 @@ class Record:
     split: str | None = None  # train, validation or test where the source fixes it
 
     def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError(f"{self.name}: has no checkpoint")
+        if self.split is not None:
+            check_choice(f"{self.name}: split", self.split, SPLITS)
+        names = {*self.properties, *(key for row in self.rows for key in row)}
+        if taken := sorted(names & {*OURS}):
+            raise ValueError(
+                f"{self.name}: has a property '{taken[0]}', a name that the store gives itself "
+                f"({', '.join(OURS)}). Call it otherwise"
+            )
         expected = (len(self.rows), self.architecture.num_parameters)
         if tuple(self.theta.shape) != expected:
             raise ValueError(
                 f"{self.name}: theta has shape {tuple(self.theta.shape)}, but {expected[0]} "
                 f"checkpoints of '{self.architecture.name}' need {expected}"
             )
+        if self.theta.dtype != self.architecture.dtype:
+            raise ValueError(
+                f"{self.name}: theta is {self.theta.dtype}, but '{self.architecture.name}' has "
+                f"{self.architecture.dtype}. Convert it, or trace a module of that type"
+            )
+        object.__setattr__(self, "buffers", self._all_buffers())
+
+    def _all_buffers(self) -> dict[str, Tensor]:
+        """The architecture's buffers, those that are not given as zeros."""
+        specs = {
+            spec.name: spec
+            for spec in self.architecture.tensors
+            if spec.offset is None and spec.tied_to is None
+        }
+        if unknown := sorted(set(self.buffers) - set(specs)):
+            raise ValueError(
+                f"{self.name}: has a buffer '{unknown[0]}', but '{self.architecture.name}' has "
+                f"{', '.join(specs) or 'none'}"
+            )
+        found = {}
+        for name, spec in specs.items():
+            shape = (len(self.rows), *spec.shape)
+            rows = self.buffers.get(name, torch.zeros(shape, dtype=spec.torch_dtype))
+            if tuple(rows.shape) != shape or rows.dtype != spec.torch_dtype:
+                raise ValueError(
+                    f"{self.name}: buffer '{name}' is {rows.dtype} {tuple(rows.shape)}, but "
+                    f"{len(self.rows)} checkpoints need {spec.torch_dtype} {shape}"
+                )
+            found[name] = rows
+        return found
 
     @classmethod
     def from_state_dicts(

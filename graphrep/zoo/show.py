@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .columns import Column, describe_columns
+from .importing import read_skipped
 from .population import (
     BOOKKEEPING,
     Duplicates,
@@ -20,6 +21,7 @@ from .population import (
     find_duplicates,
     main_metric,
 )
+from .store.shards import total_loss
 from .terminal_tables import (
     category_table,
     count_text,
@@ -115,8 +117,8 @@ def _facts(zoo: Zoo) -> list[tuple[str, str]]:
         whole += " (the zoo is unfinished: only these models are there yet)"
     facts = [("path", zoo.url), ("source", _source(header)), ("licence", header.get("licence", ""))]
     facts += [("members", whole), ("storage", _storage(zoo))]
-    if header.get("num_skipped"):
-        facts.append(("skipped", f"{header['num_skipped']:,} members of the source: skipped.csv"))
+    if num := len(read_skipped(zoo)):
+        facts.append(("skipped", f"{num:,} members of the source: skipped.csv"))
     if "split" in table:
         facts.append(
             (
@@ -154,14 +156,15 @@ def _storage(zoo: Zoo) -> str:
     if zoo.path.is_dir():
         size = sum(f.stat().st_size for f in zoo.path.rglob("*") if f.is_file())
         text = f"{size_text(size)} on disk, {text}".removesuffix(", ")
-    loss = header.get("storage_loss") or {}
-    if "largest_error" in loss:
+    if loss := total_loss(header):
         text += (
             f": off by {loss['largest_error']:.2g} at most, "
-            f"relatively {loss.get('largest_relative_error', float('nan')):.2g}"
+            f"relatively {loss['largest_relative_error']:.2g}"
         )
-    if kept := loss.get("shards_kept_in_float32"):
-        text += f"; {kept} shards beyond its range kept in float32"
+        if loss["num_to_zero"]:
+            text += f"; {loss['num_to_zero']:,} values became zero"
+        if loss["shards_kept"]:
+            text += f"; {loss['shards_kept']} shards beyond its range kept as they came"
     return text
 
 

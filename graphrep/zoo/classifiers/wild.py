@@ -26,7 +26,7 @@ class WildSpace:
     """What a design is drawn from; from lists, each entry equally often."""
 
     kind: tuple[str, ...] = ("cnn", "resnet")
-    depth: tuple[int, ...] = (2, 3, 4)  # layers or stages
+    depth: tuple[int, ...] = (2, 3, 4, 5)  # layers or stages
     width: Range = field(  # of each, rounded
         default_factory=lambda: Range(low=4, high=64, log=True)
     )

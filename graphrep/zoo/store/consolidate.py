@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ...architecture import Architecture
 from ...files import sha256
 from . import layout
 from .folder import Folder
-from .staging import Batch, is_missing, is_number, staged_batches
+from .shards import add_weights
+from .staging import Batch, is_missing, is_number, staged_batches, staged_models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,16 +31,19 @@ def consolidate(folder: Folder, *, finished: bool) -> None:
         finished: What the header will say: whether all models that were wanted are there.
 
     Raises:
-        ValueError: a staged file is damaged, or models are missing between the staged ones.
+        ValueError: a staged file is damaged, or models of a recipe are missing between the
+            staged ones.
     """
     header = layout.read_header(folder)
+    _remove_orphans(folder, header)
     batches = staged_batches(folder, header["num_models"])
-    _check_sequence(folder, header["num_models"], batches)
-    models = [model for batch in batches for model in batch.models]
+    if header["recipe"] is not None:
+        _check_sequence(folder, header["num_models"], batches)
+    models = staged_models(batches, header)
     replaced: list[str] = []
     if models:
         designs = _number_designs(header, models)
-        replaced = _add_weights(folder, header, batches)
+        replaced = add_weights(folder, header, batches)
         _add_splits(folder, header, models)
         header["num_checkpoints"] = _add_properties(folder, header, models, designs)
         header["num_models"] += len(models)
@@ -55,30 +53,35 @@ def consolidate(folder: Folder, *, finished: bool) -> None:
     layout.write_header(folder, header)
     for file in replaced:
         folder.remove(file)
+    remove_staged(folder)
+
+
+def remove_staged(folder: Folder) -> None:
+    """Delete the staged batches of a zoo that has taken them, and what workers shared."""
+    for batch in staged_batches(folder, 0):
+        folder.remove(batch.file)
+    folder.remove(layout.SHARED_IMAGES)
     folder.remove(layout.MEMBERS)
 
 
-def write_splits(folder: Folder, header: dict[str, Any], num_models: int) -> None:
-    """Fix the split of all models of a zoo to be created, once: a file that is there stays.
+def draw_splits(header: dict[str, Any], there: list[str], num: int) -> list[str]:
+    """The splits of so many new models, drawn from the header's seed and fractions.
+
+    Args:
+        there: The splits of the models before; with the new ones, the fractions hold.
 
     Raises:
         ValueError: too few models to leave any for training.
     """
-    if not folder.exists(layout.SPLITS_FILE):
-        _write_splits(folder, [], draw_splits(header, range(num_models)))
-
-
-def draw_splits(header: dict[str, Any], models: range) -> list[str]:
-    """The split of each of these models, drawn from the header's seed and fractions."""
-    num = len(models)
-    sizes = {
-        name: max(1, round(fraction * num)) if fraction > 0 and num >= 3 else 0
-        for name, fraction in header["fractions"].items()
-    }
-    if num and sum(sizes.values()) >= num:
+    total = len(there) + num
+    sizes = {}
+    for name, fraction in header["fractions"].items():
+        wanted = max(1, round(fraction * total)) if fraction > 0 and total >= 3 else 0
+        sizes[name] = max(0, wanted - there.count(name))
+    if num and not there and sum(sizes.values()) >= num:
         raise ValueError(f"{num} models are too few for {sizes}: none would be left for training")
     order = list(range(num))
-    again = f" from {models.start}" if models.start else ""  # models that were added later
+    again = f" from {len(there)}" if there else ""  # models that were added later
     random.Random(f"graphrep zoo {header['seed']} splits{again}").shuffle(order)
     split = ["train"] * num
     start = 0
@@ -87,6 +90,14 @@ def draw_splits(header: dict[str, Any], models: range) -> list[str]:
             split[place] = name
         start += sizes[name]
     return split
+
+
+def write_splits(folder: Folder, split: list[str]) -> None:
+    """Write the split of each model, by number."""
+    import pandas as pd
+
+    table = pd.DataFrame({"model": range(len(split)), "split": split})
+    folder.write(layout.SPLITS_FILE, lambda file: table.to_parquet(file, index=False))
 
 
 def properties_table(models: list[dict[str, Any]], designs: list[int]) -> pd.DataFrame:
@@ -104,10 +115,10 @@ def properties_table(models: list[dict[str, Any]], designs: list[int]) -> pd.Dat
     for name in FIRST:
         columns[name] = []
     for model, design in zip(models, designs, strict=True):
-        about = {**model["properties"], "model": model["index"], "name": model["name"]}
-        about |= {"architecture": model["architecture"], "design": design}
+        ours = {"model": model["index"], "name": model["name"]}
+        ours |= {"architecture": model["architecture"], "design": design}
         for row in model["rows"]:
-            for name, value in {**row, **about}.items():
+            for name, value in {**model["properties"], **row, **ours}.items():
                 put(name, value)
             num_rows += 1
     for column in columns.values():
@@ -116,13 +127,17 @@ def properties_table(models: list[dict[str, Any]], designs: list[int]) -> pd.Dat
 
 
 def _one_kind(values: list[Any]) -> list[Any]:
-    """Numbers, booleans or text: Parquet takes no mixture."""
+    """Numbers, booleans or text: Parquet takes no mixture.
+
+    Whole numbers beside missing ones become floats; those that floats would round, text.
+    """
     there = [v for v in values if not is_missing(v)]
-    if all(is_number(v) for v in there) or all(isinstance(v, bool) for v in there):
-        whole = all(isinstance(v, int) for v in there)
-        if whole and any(abs(v) >= 2**63 for v in there):
-            return [v if v is None else float(v) for v in values]
+    if all(isinstance(v, bool) for v in there):
         return values
+    if all(is_number(v) for v in there):
+        floats = len(there) < len(values) or any(isinstance(v, float) for v in there)
+        if not floats or all(isinstance(v, float) or abs(v) <= 2**53 for v in there):
+            return values
     return [None if is_missing(v) else str(v) for v in values]
 
 
@@ -132,9 +147,21 @@ def _check_sequence(folder: Folder, committed: int, batches: list[Batch]) -> Non
         if batch.start != expected:
             raise ValueError(
                 f"{folder}/{batch.file}: begins with model {batch.start}, but {expected} is next. "
-                "Was a file deleted from members/? Repeat the command that wrote them"
+                f"Delete this file and repeat the command that wrote it: it is made again"
             )
         expected += batch.num
+
+
+def _remove_orphans(folder: Folder, header: dict[str, Any]) -> None:
+    """Delete shards that the header does not name: what a killed writer left."""
+    named = {
+        layout.shard_file(fingerprint, number)
+        for fingerprint, entry in header["architectures"].items()
+        for number, _ in entry["shards"]
+    }
+    for name in folder.names(layout.WEIGHTS):
+        if f"{layout.WEIGHTS}/{name}" not in named:
+            folder.remove(f"{layout.WEIGHTS}/{name}")
 
 
 def _number_designs(header: dict[str, Any], models: list[dict[str, Any]]) -> list[int]:
@@ -154,23 +181,14 @@ def _add_splits(folder: Folder, header: dict[str, Any], models: list[dict[str, A
     """Splits of the new models: those of their source, else drawn; older rows stay."""
     import pandas as pd
 
-    start, end = header["num_models"], header["num_models"] + len(models)
+    if header["recipe"] is not None:  # fixed when the creation began
+        return
     there: list[str] = []
-    if folder.exists(layout.SPLITS_FILE):
-        there = list(pd.read_parquet(folder.local(layout.SPLITS_FILE))["split"])
-        if len(there) >= end and header["recipe"]:  # fixed when the creation began
-            return
-    drawn = iter(draw_splits(header, range(start, start + sum(m["split"] is None for m in models))))
-    new = [model["split"] or next(drawn) for model in models]
-    _write_splits(folder, there[:start], new)
-
-
-def _write_splits(folder: Folder, there: list[str], new: list[str]) -> None:
-    import pandas as pd
-
-    split = [*there, *new]
-    table = pd.DataFrame({"model": range(len(split)), "split": split})
-    folder.write(layout.SPLITS_FILE, lambda file: table.to_parquet(file, index=False))
+    if header["num_models"]:
+        table = pd.read_parquet(folder.local(layout.SPLITS_FILE))
+        there = table["split"].iloc[: header["num_models"]].tolist()
+    drawn = iter(draw_splits(header, there, sum(m["split"] is None for m in models)))
+    write_splits(folder, [*there, *(model["split"] or next(drawn) for model in models)])
 
 
 def _add_properties(
@@ -193,133 +211,9 @@ def _add_properties(
     return len(table)
 
 
-def _add_weights(folder: Folder, header: dict[str, Any], batches: list[Batch]) -> list[str]:
-    """Write the shards of all architectures; the files that the new ones replace."""
-    sources: dict[str, list[str]] = defaultdict(list)
-    for batch in batches:
-        for fingerprint in dict.fromkeys(model["architecture"] for model in batch.models):
-            sources[fingerprint].append(batch.file)
-    replaced = []
-    for fingerprint, files in sources.items():
-        architecture = Architecture.from_json(
-            folder.local(layout.architecture_file(fingerprint)).read_text()
-        )
-        entry = header["architectures"].setdefault(
-            fingerprint,
-            {
-                "name": architecture.name,
-                "num_parameters": architecture.num_parameters,
-                "shards": [],
-            },
-        )
-        writer = _ShardWriter(folder, fingerprint, header)
-        if old := writer.reopen(entry["shards"]):
-            replaced.append(old)
-        for file in files:
-            writer.add(read_tensors(folder, file, f"{fingerprint}/"))
-        writer.flush(everything=True)
-        entry["shards"] += writer.written
-    return replaced
-
-
-@dataclass
-class _Loss:
-    """What storing in float16 costs: over all values of a zoo."""
-
-    largest_error: float = 0.0
-    largest_relative_error: float = 0.0  # of values above float16's smallest normal number
-    shards_kept_in_float32: int = 0  # a value beyond float16's range
-
-
-class _ShardWriter:
-    """Fills one architecture's shards, in order, a full one at a time."""
-
-    def __init__(self, folder: Folder, fingerprint: str, header: dict[str, Any]) -> None:
-        self.folder, self.fingerprint, self.header = folder, fingerprint, header
-        self.pending: dict[str, list[Tensor]] = defaultdict(list)
-        self.num_pending, self.number, self.rows = 0, 0, 1
-        self.written: list[list[int]] = []
-
-    def reopen(self, shards: list[list[int]]) -> str | None:
-        """Go on where the shards end; a last one that is not full is taken up again."""
-        if not shards:
-            return None
-        self.number = shards[-1][0] + 1
-        file = layout.shard_file(self.fingerprint, shards[-1][0])
-        last = read_tensors(self.folder, file, "")
-        if len(last["theta"]) >= layout.rows_per_shard(_row_bytes(last)):
-            return None
-        self.add(last)
-        shards.pop()
-        return file
-
-    def add(self, tensors: dict[str, Tensor]) -> None:
-        """Rows of all tensors; full shards are written at once."""
-        for name, rows in tensors.items():
-            self.pending[name].append(rows)
-        self.num_pending += len(tensors["theta"])
-        self.rows = layout.rows_per_shard(_row_bytes(tensors))
-        self.flush(everything=False)
-
-    def flush(self, *, everything: bool) -> None:
-        """Write what fills shards, or all there is."""
-        while self.num_pending >= self.rows or (everything and self.num_pending):
-            num = min(self.rows, self.num_pending)
-            stacked = {name: torch.cat(parts) for name, parts in self.pending.items()}
-            self._write({name: rows[:num].contiguous() for name, rows in stacked.items()})
-            for name, rows in stacked.items():
-                self.pending[name] = [rows[num:]] if num < self.num_pending else []
-            self.written.append([self.number, num])
-            self.num_pending, self.number = self.num_pending - num, self.number + 1
-
-    def _write(self, shard: dict[str, Tensor]) -> None:
-        from safetensors.torch import save_file
-
-        if self.header["dtype"] == "float16":
-            loss = _Loss(**self.header["storage_loss"])
-            shard["theta"] = _halved(shard["theta"], loss)
-            self.header["storage_loss"] = vars(loss)
-        file = layout.shard_file(self.fingerprint, self.number)
-        self.folder.write(file, lambda unfinished: save_file(shard, unfinished))
-
-
-def _halved(theta: Tensor, loss: _Loss) -> Tensor:
-    """theta in float16 where that holds its values, with the loss counted."""
-    half = theta.to(torch.float16)
-    if bool((half.isinf() & theta.isfinite()).any()):
-        loss.shards_kept_in_float32 += 1
-        return theta
-    finite = theta.isfinite()
-    error = (half.double() - theta.double()).abs()[finite]
-    size = theta.double().abs()[finite]
-    if error.numel():
-        loss.largest_error = max(loss.largest_error, float(error.max()))
-    normal = size >= torch.finfo(torch.float16).smallest_normal
-    if bool(normal.any()):
-        relative = float((error[normal] / size[normal]).max())
-        loss.largest_relative_error = max(loss.largest_relative_error, relative)
-    return half
-
-
-def _row_bytes(tensors: dict[str, Tensor]) -> int:
-    return sum(t[0].numel() * t.element_size() for t in tensors.values() if len(t))
-
-
-def read_tensors(folder: Folder, file: str, prefix: str) -> dict[str, Tensor]:
-    """The tensors of a file whose names begin so, without the beginning."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder.local(file), "pt") as opened:
-            names = [n for n in opened.keys() if n.startswith(prefix)]  # noqa: SIM118
-            return {name.removeprefix(prefix): opened.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(f"{folder}/{file}: cannot be read: {error}. Is it cut short?") from error
-
-
 def zoo_files(folder: Folder, header: dict[str, Any]) -> Iterator[str]:
     """All files of a zoo but its header, as the header has it."""
-    for file in (layout.SPLITS_FILE, layout.PROPERTIES_FILE, layout.SKIPPED_FILE):
+    for file in (layout.SPLITS_FILE, layout.PROPERTIES_FILE):
         if folder.exists(file):
             yield file
     for fingerprint, entry in header["architectures"].items():

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from ...files import is_unfinished, remove_unfinished, write_whole
 
@@ -31,6 +31,10 @@ class Folder(Protocol):
         """The finished files directly in a folder, sorted; [] where there is none."""
         ...
 
+    def entries(self) -> list[str]:
+        """All that stands in the folder but what locks and killed writers left, sorted."""
+        ...
+
     def local(self, name: str) -> Path:
         """The file on this machine, to be read only; FileNotFoundError where there is none."""
         ...
@@ -40,7 +44,7 @@ class Folder(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Delete a file or a folder with all in it; nothing happens where there is none."""
+        """Delete a file, or a folder that is empty; nothing happens to any other."""
         ...
 
     def renew(self) -> None:
@@ -67,8 +71,11 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
         ValueError: a URL of a protocol that fsspec does not know or that lacks its library.
     """
     text = os.fspath(path)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    if text.startswith("file:"):
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost"):
+            raise ValueError(f"{text}: names another machine; write file:///folder for this one")
+        text = unquote(parts.path)
     if "://" not in text:
         return LocalFolder(Path(text).expanduser())
     from .remote import RemoteFolder
@@ -94,6 +101,11 @@ class LocalFolder:
             return []
         return sorted(f.name for f in place.iterdir() if f.is_file() and not is_unfinished(f))
 
+    def entries(self) -> list[str]:
+        if not self.path.is_dir():
+            return []
+        return sorted(f.name for f in self.path.iterdir() if not is_unfinished(f))
+
     def local(self, name: str) -> Path:
         file = self.path / name
         if not file.exists():
@@ -107,10 +119,10 @@ class LocalFolder:
 
     def remove(self, name: str) -> None:
         file = self.path / name
-        if file.is_dir():
-            shutil.rmtree(file, ignore_errors=True)
-        else:
+        if not file.is_dir():
             file.unlink(missing_ok=True)
+        elif not any(file.iterdir()):
+            file.rmdir()
 
     def renew(self) -> None:
         pass

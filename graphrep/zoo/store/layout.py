@@ -8,24 +8,26 @@
     members/                           finished models that are not yet in the files above
     skipped.csv                        of an import: what could not be taken, and why
 
-The header is written last and decides what belongs to the zoo: files that it
+The header is written last and decides what belongs to the zoo: shards that it
 does not name and table rows beyond its counts are what a killed writer left.
 An architecture's rows fill its shards in the order of the properties.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..choices import DTYPES, check_choice, check_fractions
+from ..record import SPLITS as SPLITS
 from .folder import Folder
 
 FORMAT = "graphrep zoo"
 FORMAT_VERSION = 2
 SHARD_ROWS = 1000
 SHARD_BYTES = 256 * 2**20  # fewer rows where networks are large
-SPLITS = ("train", "validation", "test")
 
 HEADER_FILE = "zoo.json"
 SPLITS_FILE = "splits.parquet"
@@ -34,6 +36,7 @@ SKIPPED_FILE = "skipped.csv"
 ARCHITECTURES = "architectures"
 WEIGHTS = "weights"
 MEMBERS = "members"
+SHARED_IMAGES = "members/images.safetensors"  # what the workers of a creation read
 
 
 def architecture_file(fingerprint: str) -> str:
@@ -54,8 +57,16 @@ def rows_per_shard(row_bytes: int) -> int:
 def write_header(folder: Folder, header: dict[str, Any]) -> None:
     """Write the header of the zoo in a folder; `read_header` is the inverse."""
     about = {"format": FORMAT, "format_version": FORMAT_VERSION}
-    text = json.dumps({**about, **header}, indent=1) + "\n"
+    content = {**about, **header}
+    content["digest"] = header_digest(content)
+    text = json.dumps(content, indent=1) + "\n"
     folder.write(HEADER_FILE, lambda unfinished: unfinished.write_text(text))
+
+
+def header_digest(header: dict[str, Any]) -> str:
+    """16 hex digits over all that a header says but this."""
+    content = {key: value for key, value in header.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_header(folder: Folder) -> dict[str, Any]:
@@ -114,7 +125,12 @@ def new_header(
         recipe: What the zoo is made from, where graphrep makes it.
         source: Where it was imported from, else.
         facts: More to keep: hashes of the images, say.
+
+    Raises:
+        ValueError: an unknown dtype, or fractions that leave no models to train with.
     """
+    check_choice("dtype", dtype, DTYPES)
+    check_fractions(fractions["validation"], fractions["test"])
     return {
         "name": name,
         "finished": False,
@@ -132,7 +148,7 @@ def new_header(
         "num_checkpoints": 0,
         "architectures": {},  # fingerprint -> name, num_parameters, shards: [number, rows] each
         "designs": [],  # what `build_design` builds, by the properties' column `design`
-        "storage_loss": {},
+        "storage_loss": {},  # of each shard in float16; `total_loss` sums up
         "sha256": {},
     }
 

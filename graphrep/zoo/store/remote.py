@@ -60,6 +60,15 @@ class RemoteFolder:
         # object stores list the folder itself as a file without a name
         return sorted(name for name in names if name and not is_unfinished(Path(name)))
 
+    def entries(self) -> list[str]:
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in found}
+        return sorted(names - {LOCK_FILE, self._root.rsplit("/", 1)[-1]})
+
     def local(self, name: str) -> Path:
         self._fs.invalidate_cache()
         place = self._at(name)
@@ -92,8 +101,12 @@ class RemoteFolder:
         self._forget(name)  # where times are coarse, the new file may look like the old one
 
     def remove(self, name: str) -> None:
-        if self.exists(name):
-            self._fs.rm(self._at(name), recursive=True)
+        place = self._at(name)
+        self._fs.invalidate_cache()
+        if self._fs.isfile(place):
+            self._fs.rm_file(place)
+        elif self._fs.isdir(place) and not self._fs.ls(place, detail=False):
+            self._fs.rmdir(place)
         self._forget(name)
 
     def tidy(self) -> None:

@@ -8,6 +8,7 @@ Letters in shapes: M rows of one architecture, P length of theta.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -21,7 +22,11 @@ from ...graph import ParameterGraph
 from . import layout
 from .consolidate import properties_table
 from .folder import Folder
-from .staging import staged_batches
+from .shards import read_tensors
+from .staging import staged_batches, staged_models
+
+_TRIES = 10  # to read a zoo while its header changes
+_MAX_MAPPED = 4096  # files at once; Linux allows a process 65,530 mappings
 
 
 class Shard(NamedTuple):
@@ -32,17 +37,40 @@ class Shard(NamedTuple):
     rows: int
 
 
+def open_shelf(folder: Folder) -> Shelf:
+    """The zoo in a folder as it is at one moment, also while a writer closes.
+
+    Raises:
+        ValueError: no zoo there, or files of it are missing or damaged.
+    """
+    header = layout.read_header(folder)
+    for _ in range(_TRIES):
+        trouble: Exception | None = None
+        try:
+            shelf = Shelf(folder, header)
+        except (OSError, ValueError) as error:
+            trouble = error
+        before, header = header, layout.read_header(folder)
+        if header == before:
+            if trouble is None:
+                return shelf
+            if isinstance(trouble, ValueError):
+                raise trouble
+    raise ValueError(f"{folder}: cannot be read, or changes all the time: {trouble}") from trouble
+
+
 class Shelf:
     """Reads the zoo in a folder; models that are staged stand behind those in the header."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, header: dict[str, Any]) -> None:
         import pandas as pd
 
-        self.folder = folder
-        self.header = layout.read_header(folder)
+        self.folder, self.header = folder, header
         self._check_files()
         try:
             table, splits = self._tables()
+        except FileNotFoundError:
+            raise
         except (OSError, ValueError) as error:
             raise ValueError(f"{folder}: its tables cannot be read: {error}") from error
         self.shards = {
@@ -54,6 +82,7 @@ class Shelf:
         }
         self.designs: list[Any] = list(self.header["designs"])
         staged = self._staged()
+        self.num_staged = 0 if staged is None else staged["model"].nunique()
         if staged is not None:
             table = staged if table.empty else pd.concat([table, staged], ignore_index=True)
         split = _by_model(splits, table["model"].to_numpy())
@@ -65,6 +94,7 @@ class Shelf:
         self.places = table.groupby(self.codes).cumcount().to_numpy()
         self._architectures: dict[str, Architecture] = {}
         self._rows: dict[str, Rows] = {}
+        self._mapped = Mapped(folder)
 
     def architecture(self, fingerprint: str) -> Architecture:
         """The architecture of this fingerprint, parsed once."""
@@ -77,7 +107,7 @@ class Shelf:
         """All rows of an architecture."""
         if fingerprint not in self._rows:
             self._rows[fingerprint] = Rows(
-                self.folder, self.architecture(fingerprint), self.shards[fingerprint]
+                self._mapped, self.architecture(fingerprint), self.shards[fingerprint]
             )
         return self._rows[fingerprint]
 
@@ -104,7 +134,7 @@ class Shelf:
         import pandas as pd
 
         num = self.header["num_checkpoints"]
-        table = pd.DataFrame({"model": [], "architecture": []})
+        table = properties_table([], [])
         if num:
             table = pd.read_parquet(self.folder.local(layout.PROPERTIES_FILE))
             if len(table) < num:
@@ -116,33 +146,75 @@ class Shelf:
         splits = None
         if self.folder.exists(layout.SPLITS_FILE):
             splits = pd.read_parquet(self.folder.local(layout.SPLITS_FILE))["split"]
+            if self.header["recipe"] is None:  # else the models to come have theirs as well
+                splits = splits.iloc[: self.header["num_models"]]
         return table, splits
 
     def _staged(self) -> Any:
         """Properties of the models that are staged, whose files join the shards; None for none."""
-        models, numbers = [], []
-        for batch in staged_batches(self.folder, self.header["num_models"]):
+        batches = staged_batches(self.folder, self.header["num_models"])
+        numbers = []
+        for batch in batches:
             rows: dict[str, int] = {}
             for model in batch.models:
                 fingerprint = model["architecture"]
                 rows[fingerprint] = rows.get(fingerprint, 0) + len(model["rows"])
                 numbers.append(-1 if model["design"] is None else len(self.designs))
                 self.designs += [] if model["design"] is None else [model["design"]]
-            models += batch.models
             for fingerprint, num in rows.items():
                 shard = Shard(batch.file, f"{fingerprint}/", num)
                 self.shards.setdefault(fingerprint, []).append(shard)
+        models = staged_models(batches, self.header)
         return properties_table(models, numbers) if models else None
+
+
+class Mapped:
+    """The shards of a zoo that were read last, mapped into memory; a process has a limit."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._shards: OrderedDict[Shard, dict[str, Tensor]] = OrderedDict()
+
+    def tensors(self, shard: Shard, architecture: Architecture) -> dict[str, Tensor]:
+        """The tensors of a shard.
+
+        Raises:
+            ValueError: the file is gone, damaged, or another zoo's.
+        """
+        if shard in self._shards:
+            self._shards.move_to_end(shard)
+            return self._shards[shard]
+        file, prefix, rows = shard
+        try:
+            found = read_tensors(self._folder, file, prefix)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{self._folder}/{file}: is gone. Were models added to the zoo meanwhile? Open "
+                "it again"
+            ) from error
+        except OSError as error:
+            raise ValueError(f"{self._folder}/{file}: cannot be read: {error}") from error
+        expected = (rows, architecture.num_parameters)
+        shape = tuple(found["theta"].shape) if "theta" in found else None
+        if shape != expected:
+            raise ValueError(
+                f"{self._folder}/{file}: 'theta' has shape {shape}, but the header and "
+                f"architecture {architecture.fingerprint} need {expected}. Does this file "
+                "belong to another zoo?"
+            )
+        self._shards[shard] = found
+        if len(self._shards) > _MAX_MAPPED:
+            self._shards.popitem(last=False)
+        return found
 
 
 class Rows:
     """All rows of one architecture, in shards that are opened when first read."""
 
-    def __init__(self, folder: Folder, architecture: Architecture, shards: list[Shard]) -> None:
+    def __init__(self, mapped: Mapped, architecture: Architecture, shards: list[Shard]) -> None:
         self.architecture = architecture
-        self._folder, self._shards = folder, shards
+        self._mapped, self._shards = mapped, shards
         self._starts = [0, *accumulate(shard.rows for shard in shards)]
-        self._open: list[dict[str, Tensor] | None] = [None] * len(shards)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -187,36 +259,7 @@ class Rows:
         return _bytes_of(theta) if theta.dtype == self.dtype else theta
 
     def _tensors(self, number: int) -> dict[str, Tensor]:
-        """The tensors of one shard, mapped into memory."""
-        from safetensors import SafetensorError, safe_open
-
-        shard = self._open[number]
-        if shard is not None:
-            return shard
-        file, prefix, rows = self._shards[number]
-        try:
-            with safe_open(self._folder.local(file), "pt") as opened:
-                names = [n for n in opened.keys() if n.startswith(prefix)]  # noqa: SIM118
-                shard = {name.removeprefix(prefix): opened.get_tensor(name) for name in names}
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"{self._folder}/{file}: is gone. Were models added to the zoo meanwhile? Open "
-                "it again"
-            ) from error
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"{self._folder}/{file}: cannot be read: {error}. Is it cut short?"
-            ) from error
-        expected = (rows, self.architecture.num_parameters)
-        found = tuple(shard["theta"].shape) if "theta" in shard else None
-        if found != expected:
-            raise ValueError(
-                f"{self._folder}/{file}: 'theta' has shape {found}, but the header and "
-                f"architecture {self.architecture.fingerprint} need {expected}. Does this file "
-                "belong to another zoo?"
-            )
-        self._open[number] = shard
-        return shard
+        return self._mapped.tensors(self._shards[number], self.architecture)
 
 
 def _bytes_of(rows: Tensor) -> np.ndarray:

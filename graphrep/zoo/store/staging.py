@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -49,7 +49,10 @@ class Batch:
 
         try:
             with safe_open(self.folder.local(self.file), "pt") as opened:
-                return json.loads(opened.metadata()["models"])
+                metadata = opened.metadata()
+                if text_digest(metadata["models"]) != metadata["digest"]:
+                    raise KeyError("what it says of its models has changed")
+                return json.loads(metadata["models"])
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{self.folder}/{self.file}: damaged ({error}). Delete it: its models are made "
@@ -77,7 +80,7 @@ def write_batch(folder: Folder, start: int, records: Sequence[Record], dtype: st
         models.append(
             {
                 "index": index,
-                "name": record.name,
+                "name": writable(record.name),
                 "architecture": fingerprint,
                 "design": record.design,
                 "split": record.split,
@@ -89,7 +92,8 @@ def write_batch(folder: Folder, start: int, records: Sequence[Record], dtype: st
             }
         )
     stacked = {name: torch.cat(parts).contiguous() for name, parts in tensors.items()}
-    metadata = {"models": json.dumps(models)}
+    text = json.dumps(models)
+    metadata = {"models": text, "digest": text_digest(text)}
     file = f"{layout.MEMBERS}/{start:08d}-{len(records)}.safetensors"
     folder.write(file, lambda unfinished: save_file(stacked, unfinished, metadata))
 
@@ -104,6 +108,19 @@ def staged_batches(folder: Folder, committed: int) -> list[Batch]:
             if batch.start >= committed:
                 batches.append(batch)
     return sorted(batches, key=lambda batch: batch.start)
+
+
+def staged_models(batches: Sequence[Batch], header: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All models of batches, in order, with their numbers in the zoo.
+
+    Those of a recipe have the numbers under which they were made; others follow on one
+    another, whatever was deleted between them.
+    """
+    models = [model for batch in batches for model in batch.models]
+    if header["recipe"] is not None:
+        return models
+    first: int = header["num_models"]
+    return [{**model, "index": number} for number, model in enumerate(models, first)]
 
 
 def content_hashes(theta: Tensor, buffers: dict[str, Tensor] | Any, dtype: str) -> list[str]:
@@ -134,14 +151,26 @@ def _write_architecture(folder: Folder, record: Record) -> None:
 
 
 def _plain(row: Any) -> dict[str, Any]:
-    """Values as JSON has them; numpy's scalars become Python's, missing ones None."""
+    """Values as JSON and tables have them; numpy's scalars become Python's."""
     found = {}
     for name, value in row.items():
         value = value.item() if hasattr(value, "item") else value
-        if not isinstance(value, str | int | float | bool | None):
-            value = str(value)
-        found[str(name)] = value
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            value = str(value)  # a number that no column holds
+        elif not isinstance(value, int | float | bool | None):
+            value = writable(str(value))
+        found[writable(str(name))] = value
     return found
+
+
+def writable(text: str) -> str:
+    """Text without what UTF-8 cannot hold, such as odd bytes of a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def text_digest(text: str) -> str:
+    """16 hex digits over a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_number(value: Any) -> bool:

@@ -12,8 +12,9 @@ from ...architecture import Architecture
 from ...files import sha256
 from ...progress import Advance
 from . import layout
-from .consolidate import read_tensors, zoo_files
+from .consolidate import zoo_files
 from .folder import Folder, open_folder
+from .shards import read_tensors
 from .staging import content_hashes, staged_batches
 
 
@@ -35,6 +36,8 @@ def verify_zoo(
     folder = open_folder(path)
     header = layout.read_header(folder)
     problems: list[str] = []
+    if header.get("digest") != layout.header_digest(header):
+        problems.append(f"{layout.HEADER_FILE}: what it says has changed since it was written")
     for name in header["sha256"]:
         problems += _check_file(folder, header, name)
         advance()
@@ -102,18 +105,17 @@ def _is_unfinished(folder: Folder) -> bool:
 def _check_rows(folder: Folder, header: dict[str, Any], table: Any) -> Iterator[str]:
     """Values of every shard against the hashes in the properties."""
     names = table["name"] + ", epoch " + table["epoch"].astype(str)
+    rows = table.groupby("architecture").indices
     for fingerprint, entry in header["architectures"].items():
         yield from _check_architecture(folder, fingerprint)
-        mine = table["architecture"] == fingerprint
-        expected, of = list(table["content_hash"][mine]), list(names[mine])
+        mine = rows.get(fingerprint, [])
+        expected, of = table["content_hash"].iloc[mine].tolist(), names.iloc[mine].tolist()
         start = 0
         for number, num in entry["shards"]:
             file = layout.shard_file(fingerprint, number)
             found = _hashes_of(folder, header, file, "")
             if isinstance(found, str):
                 yield found
-            elif len(found) != num:
-                yield f"{file}: has {len(found)} rows, {layout.HEADER_FILE} says {num}"
             else:
                 yield from _differing(file, found, expected[start : start + num], of[start:])
             start += num
@@ -160,6 +162,8 @@ def _hashes_of(folder: Folder, header: dict[str, Any], file: str, prefix: str) -
     buffers = {
         name.removeprefix("buffer."): rows for name, rows in tensors.items() if name != "theta"
     }
+    if "theta" not in tensors or any(len(t) != len(tensors["theta"]) for t in tensors.values()):
+        return f"{file}: its tensors have different numbers of rows, or 'theta' is missing"
     return content_hashes(tensors["theta"], buffers, header["dtype"])
 
 

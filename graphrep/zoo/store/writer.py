@@ -15,7 +15,9 @@ from ..record import Record
 from . import layout
 from .consolidate import consolidate
 from .folder import Folder, open_folder
-from .staging import staged_batches, write_batch
+from .staging import staged_batches, writable, write_batch
+
+_BATCH_MODELS = 20_000  # a file's header, which tells of its models, has a limit
 
 
 class ZooWriter:
@@ -29,12 +31,14 @@ class ZooWriter:
         self.dtype: str = header["dtype"]
         self.names: set[str] = set()  # of the models that are there
         self.num_models: int = header["num_models"]
+        self._next = self.num_models  # under which a batch is staged; above all that are there
         if self.num_models:
             table = pd.read_parquet(folder.local(layout.PROPERTIES_FILE), columns=["name"])
             self.names.update(table["name"].iloc[: header["num_checkpoints"]])
         for batch in staged_batches(folder, self.num_models):
             self.names.update(model["name"] for model in batch.models)
             self.num_models += batch.num
+            self._next = batch.start + batch.num
 
     def add(self, records: Sequence[Record]) -> None:
         """Keep models; they are safe when this returns.
@@ -42,16 +46,17 @@ class ZooWriter:
         Raises:
             ValueError: a name that is there already.
         """
-        if not records:
-            return
-        new = [record.name for record in records]
+        new = [writable(record.name) for record in records]
         if known := sorted({*new} & self.names) or sorted({n for n in new if new.count(n) > 1}):
             raise ValueError(
                 f"{self.folder}: has a model named '{known[0]}' already. Names tell models apart"
             )
-        write_batch(self.folder, self.num_models, records, self.dtype)
-        self.names.update(new)
-        self.num_models += len(records)
+        for start in range(0, len(records), _BATCH_MODELS):
+            part = records[start : start + _BATCH_MODELS]
+            write_batch(self.folder, self._next, part, self.dtype)
+            self._next += len(part)
+            self.num_models += len(part)
+            self.names.update(new[start : start + len(part)])
 
 
 @contextmanager
@@ -84,7 +89,7 @@ def append_to(
                     f"{folder}: was created from a recipe, which would no longer tell what is in "
                     "it. Begin another zoo for other models"
                 )
-        elif others := [n for n in folder.names() if n != "writer.lock"]:
+        elif others := folder.entries():
             raise ValueError(
                 f"{folder}: not empty and not a zoo, it holds {', '.join(others[:5])}. "
                 "Name a new or empty folder"

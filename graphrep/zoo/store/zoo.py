@@ -25,7 +25,7 @@ from ..kinds import build_design, load_images_of, parse_recipe
 from ..recipe import Recipe
 from . import layout
 from .folder import open_folder
-from .shelf import Rows, Shelf
+from .shelf import Rows, Shelf, open_shelf
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ class Zoo:
             ValueError: no zoo there, one of another version, or one with missing or
                 damaged files.
         """
-        shelf = Shelf(open_folder(path))
+        shelf = open_shelf(open_folder(path))
         return cls(shelf, np.arange(len(shelf.properties)))
 
     @property
@@ -114,7 +114,7 @@ class Zoo:
     @property
     def finished(self) -> bool:
         """Whether all models that were wanted are there."""
-        return bool(self.header["finished"])
+        return bool(self.header["finished"]) and not self._shelf.num_staged
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -175,8 +175,11 @@ class Zoo:
     def groups(self) -> Iterator[Group]:
         """The rows by architecture; a group's theta stays on disk until rows are asked for."""
         codes = self._shelf.codes[self._rows]
+        order = np.argsort(codes, kind="stable")
+        starts = np.searchsorted(codes[order], np.arange(len(self._shelf.fingerprints) + 1))
+        numbers = {name: code for code, name in enumerate(self._shelf.fingerprints)}
         for name in self._fingerprints:
-            rows = np.flatnonzero(codes == self._shelf.fingerprints.index(name))
+            rows = order[starts[numbers[name]] : starts[numbers[name] + 1]]
             theta = Theta(self._shelf.rows(name), self._shelf.places[self._rows[rows]])
             yield Group(self._shelf.architecture(name), torch.from_numpy(rows), theta)
 

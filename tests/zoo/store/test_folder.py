@@ -79,7 +79,9 @@ def test_every_folder_keeps_the_same_promises(tmp_path: Path, scheme: str) -> No
     folder.renew()
     assert folder.local("a.txt").read_text() == "two"
 
-    for name in ("deep", "a.txt", "never-there"):
+    folder.remove("deep")
+    assert folder.exists("deep/er/b.txt")  # only what is empty goes
+    for name in ("deep/er/b.txt", "deep/er", "deep", "a.txt", "never-there"):
         folder.remove(name)
         assert not folder.exists(name)
     with pytest.raises(FileNotFoundError):
@@ -276,7 +278,7 @@ def test_copies_are_fetched_once_and_renewed_when_the_file_changes(
     folder.renew()
     assert copies(cache) == [] and folder.local("deep/a.txt").read_text() == "two"
     assert len(fetched) == 4
-    folder.remove("deep")
+    folder.remove("deep/a.txt")
     assert copies(cache) == []
 
 

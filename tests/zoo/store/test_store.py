@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from graphrep.zoo import ClassifierRecipe, Zoo, create_zoo, draw_member, evaluate, train_member
+from graphrep.zoo import Zoo, create_zoo, draw_member, evaluate, train_member
 from graphrep.zoo.classifiers.train import own_train_rows, single_thread
 from graphrep.zoo.store import layout
-from graphrep.zoo.store.consolidate import write_splits
+from graphrep.zoo.store.consolidate import draw_splits
 from graphrep.zoo.store.folder import LocalFolder
 from tests.zoo.tiny import tiny_config
 
@@ -98,23 +98,19 @@ def test_splits_are_by_model_and_cover_every_row_once(zoo: Zoo) -> None:
 
 
 def test_splits_follow_the_seed_and_are_never_written_again(zoo: Zoo, tmp_path: Path) -> None:
-    def write(folder: Path, recipe: ClassifierRecipe) -> None:
-        fractions = {"validation": recipe.validation_fraction, "test": recipe.test_fraction}
-        write_splits(
-            LocalFolder(folder), {"seed": recipe.seed, "fractions": fractions}, recipe.num_models
-        )
+    def drawn(num_models: int = 8, seed: int = 0, validation: float = 0.15) -> list[str]:
+        header = {"seed": seed, "fractions": {"validation": validation, "test": 0.5}}
+        return draw_splits(header, [], num_models)
 
-    for seed, same in ((0, True), (1, False)):
-        folder = tmp_path / str(seed)
-        write(folder, tiny_config(seed=seed))
-        written = (folder / layout.SPLITS_FILE).read_bytes()
-        assert (written == (zoo.path / layout.SPLITS_FILE).read_bytes()) == same
-    before = (tmp_path / "0" / layout.SPLITS_FILE).read_bytes()
-    write(tmp_path / "0", tiny_config(seed=1))
-    assert (tmp_path / "0" / layout.SPLITS_FILE).read_bytes() == before
+    assert drawn() == drawn() != drawn(seed=1)
     with pytest.raises(ValueError, match="3 models are too few"):
-        tight = tiny_config(num_models=3, validation_fraction=0.49, test_fraction=0.5)
-        write(tmp_path, tight)
+        drawn(num_models=3, validation=0.49)
+    shutil.copytree(zoo.path, tmp_path / "zoo")
+    (tmp_path / "zoo" / "zoo.json").unlink()
+    shutil.copy(zoo.path / "zoo.json", tmp_path / "zoo")
+    before = (tmp_path / "zoo" / layout.SPLITS_FILE).read_bytes()
+    create_zoo(tiny_config(), tmp_path / "zoo", num_workers=0, progress=False)
+    assert (tmp_path / "zoo" / layout.SPLITS_FILE).read_bytes() == before
 
 
 def test_views_keep_rows_graphs_and_properties_together(zoo: Zoo) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from graphrep.zoo import Zoo, append_to, create_zoo
 from graphrep.zoo.store import layout
-from graphrep.zoo.store.folder import LocalFolder
+from graphrep.zoo.store.shards import total_loss
 from graphrep.zoo.store.verify import verify_zoo
 from tests.zoo.store.made import architecture, make_record
 from tests.zoo.tiny import tiny_config
@@ -126,7 +126,7 @@ def test_float16_halves_the_weights_and_its_loss_is_stated(tmp_path: Path) -> No
     full, half = (Zoo.open(tmp_path / d) for d in ("float32", "float16"))
     sizes = [sum(f.stat().st_size for f in z.path.glob("weights/*")) for z in (full, half)]
     assert sizes[1] < 0.7 * sizes[0]  # headers and buffers stay
-    loss = half.header["storage_loss"]
+    loss = total_loss(half.header)
     errors, relative = [], []
     for a, b in zip(full.graphs, half.graphs, strict=True):
         assert b.theta.dtype == torch.float32
@@ -136,7 +136,7 @@ def test_float16_halves_the_weights_and_its_loss_is_stated(tmp_path: Path) -> No
         relative.append(float((error / a.theta.abs().double())[normal].max()))
     assert loss["largest_error"] == max(errors) > 0
     assert loss["largest_relative_error"] == max(relative) <= 2**-11
-    assert loss["shards_kept_in_float32"] == 0 and full.header["storage_loss"] == {}
+    assert loss["shards_kept"] == loss["num_to_zero"] == 0 and total_loss(full.header) == {}
     assert verify_zoo(half.path) == []
 
 
@@ -149,7 +149,7 @@ def test_values_beyond_float16_are_kept_as_they_are(tmp_path: Path) -> None:
     zoo = Zoo.open(tmp_path)
     assert zoo.graphs[0].theta.equal(record.theta[0])
     assert zoo.graphs[1].theta[0].isnan() and zoo.graphs[1].theta[1:].equal(record.theta[1, 1:])
-    assert zoo.header["storage_loss"]["shards_kept_in_float32"] == 1
+    assert total_loss(zoo.header)["shards_kept"] == 1
     assert verify_zoo(tmp_path) == []
 
 
@@ -165,15 +165,125 @@ def test_columns_of_all_sorts_become_columns_of_one_kind(tmp_path: Path) -> None
     assert architecture(3).fingerprint in set(table["architecture"])
 
 
-def test_a_gap_in_what_is_staged_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_damaged_batch_can_be_deleted_and_its_models_added_again(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), append_to(tmp_path) as writer:
-        writer.add([make_record(0)])
-        writer.add([make_record(1)])
+        for number in range(4):
+            writer.add([make_record(number)])
         raise RuntimeError
-    (tmp_path / layout.MEMBERS / "00000000-1.safetensors").unlink()
+    damaged = tmp_path / layout.MEMBERS / "00000001-1.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"00000001-1\.safetensors: damaged .* Delete it"):
+        Zoo.open(tmp_path)
+    damaged.unlink()
+    with append_to(tmp_path) as writer:
+        assert writer.names == {"model-0", "model-2", "model-3"}
+        writer.add([make_record(1)])
+    assert holds(Zoo.open(tmp_path), [0, 2, 3, 1])
+    assert verify_zoo(tmp_path) == []
+
+
+def test_files_of_others_in_folders_of_ours_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members" / "thesis.tex").write_text("x")
     with (
-        pytest.raises(ValueError, match="begins with model 1, but 0 is next"),
+        pytest.raises(ValueError, match="not empty and not a zoo, it holds members"),
         append_to(tmp_path),
     ):
         pass
-    assert layout.read_header(LocalFolder(tmp_path))["num_models"] == 0
+    with pytest.raises(ValueError, match="not empty and not a zoo, it holds members"):
+        create_zoo(tiny_config(num_models=3), tmp_path, num_workers=0, progress=False)
+    with append_to(tmp_path / "zoo") as writer:
+        writer.add([make_record(0)])
+        (tmp_path / "zoo" / "members" / "thesis.tex").write_text("x")
+    assert (tmp_path / "zoo" / "members" / "thesis.tex").exists()
+    assert holds(Zoo.open(tmp_path / "zoo"), [0])
+
+
+def test_odd_names_and_numbers_are_kept_in_a_form_that_tables_hold(tmp_path: Path) -> None:
+    odd = {"big": 10**400, "path": "na\udcffme", "schöner": 2**62 + 1, "half": 2**70}
+    with append_to(tmp_path) as writer:
+        writer.add([make_record(0, name="a/b\udcff", properties=odd)])
+        writer.add([make_record(1, properties={"half": 0.5, "schöner": None})])
+        assert "a/b\\udcff" in writer.names
+        with pytest.raises(ValueError, match="has a model named"):
+            writer.add([make_record(0, name="a/b\udcff")])
+    table = Zoo.open(tmp_path).properties
+    assert table["name"][0] == "a/b\\udcff" and table["path"][0] == "na\\udcffme"
+    assert table["schöner"][0] == str(2**62 + 1)  # beside a missing one: no float is as exact
+    assert (
+        table["big"][0] == str(10**400) and table["half"].tolist() == [str(2**70)] * 2 + ["0.5"] * 2
+    )
+    assert verify_zoo(tmp_path) == []
+
+
+def test_whole_numbers_stay_exact(tmp_path: Path) -> None:
+    with append_to(tmp_path) as writer:
+        writer.add([make_record(n, properties={"seed": 2**62 + n, "few": n}) for n in range(2)])
+        writer.add([make_record(2, properties={"seed": 2**62 + 2})])
+    table = Zoo.open(tmp_path).properties
+    assert table["seed"].tolist() == [2**62 + n for n in (0, 0, 1, 1, 2, 2)]
+    assert table["few"].tolist()[:4] == [0, 0, 1, 1] and table["few"].isna().sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"properties": {"split": "dev"}}, "has a property 'split', a name that the store gives"),
+        ({"rows": [{"model": 1}, {}]}, "has a property 'model'"),
+        ({"split": "valid"}, "split must be one of train, validation, test, got 'valid'"),
+        ({"num_checkpoints": 0}, "has no checkpoint"),
+        ({"theta": torch.zeros(2, 4)}, r"theta has shape \(2, 4\)"),
+        ({"theta": make_record(0).theta.double()}, r"theta is torch.float64, but 'mlp-3' has"),
+        ({"buffers": {"x": torch.zeros(2)}}, "has a buffer 'x', but 'mlp-3' has 1.num_batches"),
+        ({"buffers": {"1.num_batches_tracked": torch.zeros(2)}}, "is torch.float32"),
+    ],
+)
+def test_a_record_that_the_store_could_not_keep_is_refused_at_once(
+    change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_record(0, **change)  # type: ignore[arg-type]
+
+
+def test_rows_count_before_properties_and_missing_buffers_are_zero(tmp_path: Path) -> None:
+    record = make_record(0, properties={"epoch": 9, "test_accuracy": 0.0, "x": 1}, buffers={})
+    with append_to(tmp_path) as writer:
+        writer.add([record, make_record(1)])
+    zoo = Zoo.open(tmp_path)
+    assert zoo.properties["epoch"].tolist() == [0, 1, 0, 1]
+    assert zoo.properties["test_accuracy"].tolist()[:2] == [0.0, 1.0]
+    assert [int(g.buffers["1.num_batches_tracked"]) for g in zoo.graphs] == [0, 0, 1, 2]
+
+
+def test_settings_that_no_zoo_can_have_are_refused_at_once(tmp_path: Path) -> None:
+    for settings, message in (
+        ({"dtype": "float61"}, "dtype must be one of float32, float16, got 'float61'"),
+        ({"test_fraction": 0.9}, "must leave models to train with, got 0.15 and 0.9"),
+    ):
+        with pytest.raises(ValueError, match=message), append_to(tmp_path / "x", **settings):  # type: ignore[arg-type]
+            pass
+        assert not (tmp_path / "x" / "zoo.json").exists()
+
+
+def test_a_zoo_that_is_being_added_to_counts_as_unfinished(tmp_path: Path) -> None:
+    with append_to(tmp_path) as writer:
+        writer.add([make_record(0)])
+    assert Zoo.open(tmp_path).finished
+    with append_to(tmp_path) as writer:
+        writer.add([make_record(1)])
+        assert not Zoo.open(tmp_path).finished
+    assert Zoo.open(tmp_path).finished
+
+
+def test_small_additions_reach_the_fractions_together(tmp_path: Path) -> None:
+    for number in range(20):
+        with append_to(tmp_path, validation_fraction=0.2, test_fraction=0.1) as writer:
+            writer.add([make_record(number)])
+    counts = Zoo.open(tmp_path).properties.drop_duplicates("model")["split"].value_counts()
+    assert counts.to_dict() == {"train": 14, "validation": 4, "test": 2}
+
+
+def test_an_empty_zoo_opens(tmp_path: Path) -> None:
+    with append_to(tmp_path):
+        zoo = Zoo.open(tmp_path)
+        assert len(zoo) == 0 and {"model", "name", "epoch", "design"} <= set(zoo.properties)
