@@ -186,6 +186,28 @@ def test_a_crash_before_the_staging_area_was_removed_is_mended(zoo: Zoo, tmp_pat
     assert folder_hashes(path) == folder_hashes(zoo.path)
 
 
+def test_a_changed_size_of_chunks_does_not_double_models(
+    zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def stop_after_two(
+        workshop: ClassifierWorkshop, indices: range, make=ClassifierWorkshop.make
+    ) -> list:  # type: ignore[no-untyped-def,type-arg]
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.extend(indices)
+        return make(workshop, indices)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ClassifierWorkshop, "make", stop_after_two)
+        create_zoo(tiny_config(), tmp_path, num_workers=0, progress=False)
+    assert finished_members(tmp_path) == {0, 1}
+    monkeypatch.setattr(ClassifierRecipe, "chunk", 3)  # a later version of ours, say
+    create_zoo(tiny_config(), tmp_path, num_workers=0, progress=False)
+    assert folder_hashes(tmp_path) == folder_hashes(zoo.path)
+
+
 def test_one_seed_gives_the_same_bytes_with_any_workers_and_another_seed_others(
     zoo: Zoo, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from graphrep.zoo import Record, Skipped, Zoo, importing
 from graphrep.zoo.formats import FORMATS, open_reader
 from graphrep.zoo.importing import import_zoo, read_skipped
+from graphrep.zoo.store import layout
 from graphrep.zoo.store.verify import verify_zoo
 from tests.zoo.store.made import make_record
 
@@ -87,6 +88,32 @@ def test_what_was_mended_meanwhile_is_taken_and_no_longer_listed(tmp_path: Path)
     zoo = import_zoo(Foreign(4), tmp_path, progress=False)
     assert names_of(zoo) == ["model-0", "model-1", "model-2", "model-3"]
     assert [s.name for s in read_skipped(zoo)] == ["model-2/checkpoint_7"]
+
+
+def test_the_list_of_what_was_skipped_is_written_before_its_models_and_may_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*arguments: object, **others: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(importing, "BATCH_MODELS", 1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(layout, "write_header", die)
+        import_zoo(Foreign(4, bad=(3,)), tmp_path / "x", progress=False)
+    assert not (tmp_path / "x" / "zoo.json").exists()  # the control: it dies at once
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("graphrep.zoo.store.writer.consolidate", die)
+        import_zoo(Foreign(4, bad=(3,)), tmp_path / "y", progress=False)
+    assert {s.name for s in read_skipped(Zoo.open(tmp_path / "y"))} == {
+        "model-2/checkpoint_7",
+        "model-3",
+    }
+    zoo = import_zoo(Foreign(4), tmp_path / "y", progress=False)
+    (tmp_path / "y" / "skipped.csv").unlink()
+    assert len(Zoo.open(tmp_path / "y")) == len(zoo) == 8 and verify_zoo(tmp_path / "y") == []
 
 
 def test_another_source_and_an_empty_one_are_refused(tmp_path: Path) -> None:

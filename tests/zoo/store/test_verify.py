@@ -66,13 +66,24 @@ def test_tables_architectures_and_missing_files_are_checked(sound: Path) -> None
     assert verify_zoo(sound) == []
 
 
+def test_a_changed_header_is_found(sound: Path) -> None:
+    text = (sound / "zoo.json").read_text()
+    (sound / "zoo.json").write_text(text.replace('"licence": "unknown"', '"licence": "CC0-1.0"'))
+    assert verify_zoo(sound) == ["zoo.json: what it says has changed since it was written"]
+    (sound / "zoo.json").write_text(text)
+    assert verify_zoo(sound) == []
+
+
 def test_staged_models_are_checked_too(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), append_to(tmp_path) as writer:
         writer.add([make_record(0)])
         raise RuntimeError
     assert verify_zoo(tmp_path) == []
     (file,) = (tmp_path / "members").iterdir()
-    content = bytearray(file.read_bytes())
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'test_accuracy\\": 1.0', b'test_accuracy\\": 4.0'))
+    assert "what it says of its models has changed" in verify_zoo(tmp_path)[0]
+    content = bytearray(whole)
     content[-1] ^= 1
     file.write_bytes(content)
     assert "the values of 1 checkpoints have changed: model-0, epoch 1" in verify_zoo(tmp_path)[0]
