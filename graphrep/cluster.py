@@ -14,7 +14,7 @@ import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -57,6 +57,7 @@ def map_on_ray(
     if not items:
         return
     ray = _import_ray()
+    stays = ray.is_initialized()
     with _cluster(num_workers) as slots:
         work = ray.remote(num_cpus=1, max_retries=0)(_work)  # deaths are counted here
         key, versions = uuid.uuid4().hex, _versions()
@@ -84,9 +85,9 @@ def map_on_ray(
                 else:
                     take(item, result)
         except BaseException:
-            with suppress(Exception):  # of a cluster that is gone as well
+            if stays:  # else all that runs ends with the connection
                 for task in running:
-                    ray.cancel(task, force=True)
+                    ray.cancel(task)
             raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from .classifiers.config import ClassifierRecipe
@@ -62,6 +63,8 @@ def prepare(recipe: Recipe) -> Images | None:
     """
     match recipe:
         case ClassifierRecipe():
+            if recipe.device == "cuda" and not torch.cuda.is_available():
+                raise ValueError("zoo.device is cuda, but torch finds no GPU; set zoo.device=cpu")
             images = load_images_of(recipe)
             for network in recipe.demanding_networks:  # a misfit should fail before hours
                 build_network(network, images.input_shape, images.num_classes)

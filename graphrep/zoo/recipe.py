@@ -21,7 +21,6 @@ class Recipe:
     """Settings of `create_zoo` that all kinds of zoos have; see conf/zoo/base.yaml."""
 
     kind: ClassVar[str]  # how the kind is called in conf/zoo and zoo.json
-    chunk: ClassVar[int] = 1  # models that are made, and kept, at once
 
     name: str
     num_models: int = 200
@@ -41,6 +40,11 @@ class Recipe:
         check_fractions(self.validation_fraction, self.test_fraction)
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+
+    @property
+    def chunk(self) -> int:
+        """How many models are made, and kept, at once."""
+        return 1
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the zoo's content, as plain JSON values."""

@@ -34,6 +34,8 @@ class ClassifierRecipe(Recipe):
     network_weights: tuple[float, ...] = ()  # how often each is drawn; empty for equally often
     wild: WildSpace | None = None  # draws every member's design, instead of networks
     search: SearchSpace = field(default_factory=SearchSpace)
+    stack: int = 0  # members trained in one go, the same up to rounding; 0: one after another
+    device: str = "cpu"  # of stacks; on cuda, one process feeds it
 
     def __post_init__(self) -> None:
         for name in ("checkpoints", "networks", "network_weights"):
@@ -44,6 +46,11 @@ class ClassifierRecipe(Recipe):
             raise ValueError(
                 "epochs must be positive and checkpoint_every not negative, got "
                 f"{self.epochs} and {self.checkpoint_every}"
+            )
+        check_choice("device", self.device, ("cpu", "cuda"))
+        if self.stack < 0 or (self.device != "cpu" and not self.stack):
+            raise ValueError(
+                f"stack must not be negative, and positive on {self.device}, got {self.stack}"
             )
         if outside := [e for e in self.checkpoints if not 0 <= e <= self.epochs]:
             raise ValueError(
@@ -61,6 +68,11 @@ class ClassifierRecipe(Recipe):
             min(self.network_weights) < 0 or not any(self.network_weights)
         ):
             raise ValueError(f"network_weights must be positive, got {self.network_weights}")
+
+    @property
+    def chunk(self) -> int:
+        """How many members are trained, and kept, at once."""
+        return max(1, self.stack)
 
     @property
     def demanding_networks(self) -> tuple[NetworkConfig, ...]:

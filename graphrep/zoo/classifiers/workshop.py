@@ -12,13 +12,14 @@ from ...architecture import Architecture
 from ...graph import to_graph
 from ..images import Images
 from ..record import Record
-from .config import ClassifierRecipe, draw_member
+from .config import ClassifierRecipe, Member, draw_member
 from .networks import NetworkConfig, build_network
+from .stacked import train_members_stacked
 from .train import Checkpoint, single_thread, train_member
 
 
 class ClassifierWorkshop:
-    """Trains the members of one recipe, one after another."""
+    """Trains the members of one recipe, one after another or many at once."""
 
     def __init__(self, recipe: ClassifierRecipe, images: Images) -> None:
         self.recipe = recipe
@@ -27,20 +28,27 @@ class ClassifierWorkshop:
 
     def make(self, indices: Sequence[int]) -> list[Record]:
         """The members of these indices; see `graphrep.zoo.recipe.Workshop`."""
-        return [self._make(index) for index in indices]
+        members = [draw_member(self.recipe, index) for index in indices]
+        epochs = self.recipe.kept_epochs
+        if self.recipe.stack:
+            trained = train_members_stacked(members, self.images, epochs, device=self.recipe.device)
+        else:
+            trained = [self._train(member) for member in members]
+        return [self._record(m, c) for m, c in zip(members, trained, strict=True)]
 
-    def _make(self, index: int) -> Record:
-        member = draw_member(self.recipe, index)
+    def _train(self, member: Member) -> list[Checkpoint]:
         try:
-            checkpoints = train_member(member, self.images, self.recipe.kept_epochs)
+            return train_member(member, self.images, self.recipe.kept_epochs)
         except Exception as error:
             settings = ", ".join(f"{k}={v}" for k, v in member.to_columns().items())
             raise RuntimeError(
                 f"{type(error).__name__}: {error}\n  its hyper-parameters: {settings}"
             ) from error
+
+    def _record(self, member: Member, checkpoints: list[Checkpoint]) -> Record:
         design = replace(member.network, dropout=0.0)  # which holds no weights
         return Record.from_state_dicts(
-            f"{self.recipe.name}-{index:06d}",
+            f"{self.recipe.name}-{member.index:06d}",
             self._architecture(design),
             [checkpoint.state_dict for checkpoint in checkpoints],
             [_metrics(checkpoint) for checkpoint in checkpoints],

@@ -24,7 +24,6 @@ class SirenRecipe(Recipe):
     """A zoo of SIRENs, one an image; see conf/zoo/mnist_inr.yaml."""
 
     kind: ClassVar[str] = "siren"
-    chunk: ClassVar[int] = 256
 
     images: str  # digits, mnist, fashion_mnist or cifar10
     part: str = "train"  # or test: which images are fitted, in an order drawn by the seed
@@ -51,6 +50,11 @@ class SirenRecipe(Recipe):
                 f"checkpoints {outside} lie outside of steps 0 to {self.steps}: "
                 "change checkpoints or steps"
             )
+
+    @property
+    def chunk(self) -> int:
+        """How many networks are fitted at once."""
+        return 256
 
     @property
     def kept_steps(self) -> tuple[int, ...]:
