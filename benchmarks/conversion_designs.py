@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphrep.zoo.networks import NetworkConfig, build_network
+from graphrep.zoo import NetworkConfig, build_network
 
 DESIGNS = (
     *("demo cnn", "resnet-18", "resnet-50", "vit-b/16", "bert-base", "gpt2"),

@@ -31,10 +31,16 @@ from graphrep.figures.style import GREY, PALETTE, panels, style
 from graphrep.files import write_whole
 from graphrep.progress import show_progress
 from graphrep.symmetry.merging import Barrier, loss_barrier, reset_statistics
-from graphrep.zoo.images import Images, load_images
-from graphrep.zoo.initialisation import initialise
-from graphrep.zoo.networks import NetworkConfig, build_network
-from graphrep.zoo.train import evaluate, single_thread, train_steps
+from graphrep.zoo import (
+    Images,
+    NetworkConfig,
+    build_network,
+    evaluate,
+    initialise,
+    load_images,
+    train_steps,
+)
+from graphrep.zoo.classifiers.train import single_thread
 
 
 @dataclass(frozen=True, kw_only=True)
