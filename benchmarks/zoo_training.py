@@ -1,6 +1,7 @@
 """How many members a minute does each way of training a zoo make, and how far is its floor?
 
-    python benchmarks/zoo_training.py --recipes digits_mlp,digits_cnn,mnist_cnn --members 512
+    OMP_NUM_THREADS=1 python benchmarks/zoo_training.py --recipes digits_mlp --members 512
+    python benchmarks/zoo_training.py --sections plain,drawn --ways stacked,vmap --device cuda
 
 The same members are trained one after another (`train_member`, one thread), by a pool of two
 processes (likewise, one thread each), stacked in launches of several sizes
@@ -26,6 +27,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -46,6 +48,7 @@ from graphrep.zoo import (
     ClassifierRecipe,
     Images,
     Member,
+    NetworkConfig,
     build_network,
     draw_member,
     parse_recipe,
@@ -53,7 +56,7 @@ from graphrep.zoo import (
 )
 from graphrep.zoo.classifiers import stacked
 from graphrep.zoo.classifiers.stacked import can_stack, train_members_stacked
-from graphrep.zoo.classifiers.train import own_train_rows
+from graphrep.zoo.classifiers.train import num_train_rows
 from graphrep.zoo.kinds import prepare
 
 PLAIN = ["zoo.search.batch_size=[32]", "zoo.search.dropout=null", "zoo.search.activation=[]"]
@@ -67,10 +70,16 @@ class Way:
 
     name: str
     threads: int
+    device: str = "cpu"
     train: Callable[[], tuple[Trained, float]]  # with the processor seconds
     wall_s: list[float] = field(default_factory=list)
     processor_s: list[float] = field(default_factory=list)
     trained: Trained = field(default_factory=list)  # by the last repetition
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of the processor that does the arithmetic."""
+        return median(self.processor_s if self.device == "cpu" else self.wall_s)
 
 
 def main(
@@ -92,8 +101,9 @@ def main(
     torch.set_num_threads(1)
     machine = _machine(device)
     print(machine)
-    rate = _product_rate(torch.device(device))
-    print(f"a matrix product runs at {rate / 1e9:.0f} GFLOP/s")
+    rates = {name: _product_rate(torch.device(name)) for name in {"cpu", device}}
+    for name, rate in rates.items():
+        print(f"a matrix product on {name} runs at {rate / 1e9:.0f} GFLOP/s")
     figures: list[dict[str, Any]] = []
     for section in sections.split(","):
         for name in recipes.split(","):
@@ -110,14 +120,14 @@ def main(
             recipe = parse_recipe(compose(overrides)["zoo"])
             assert isinstance(recipe, ClassifierRecipe)
             rows = _measure(
-                recipe, [int(size) for size in sizes.split(",")], repetitions, device, ways, rate
+                recipe, [int(size) for size in sizes.split(",")], repetitions, device, ways, rates
             )
             figures += [{"section": section, "recipe": name, **row} for row in rows]
             table = pd.DataFrame(rows).drop(columns=["wall_s", "processor_s"])
             print(f"\n{name}, {section}: {_describe(recipe)}")
             print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
             if json_file is not None:
-                content = {"machine": machine, "product_rate": rate, "figures": figures}
+                content = {"machine": machine, "product_rates": rates, "figures": figures}
                 json_file.write_text(json.dumps(content, indent=1))
 
 
@@ -127,7 +137,7 @@ def _measure(
     repetitions: int,
     device: str,
     wanted: str,
-    rate: float,
+    rates: dict[str, float],
 ) -> list[dict[str, Any]]:
     """A row a way."""
     images = prepare(recipe)
@@ -135,7 +145,7 @@ def _measure(
     drawn = [draw_member(recipe, index) for index in range(recipe.num_models)]
     epochs = recipe.kept_epochs
     precise = _check_agreement([m for m in drawn if can_stack(m, images)], images, epochs, device)
-    floor_s = sum(_operations(member, images, epochs) for member in drawn) / rate
+    operations = sum(_operations(member, images, epochs) for member in drawn)
     with ProcessPoolExecutor(2, get_context("spawn"), _start_worker, (images,)) as pool:
         list(pool.map(_train_one, [(drawn[0], epochs)] * 4))  # imports are not what is measured
         ways = _ways(drawn, images, epochs, sizes, device, wanted.split(","), pool)
@@ -153,7 +163,7 @@ def _measure(
             "times the loop": median(ways[0].wall_s) / median(way.wall_s),
             "a processor minute": 60 * len(drawn) / median(way.processor_s),
             "times the loop's": median(ways[0].processor_s) / median(way.processor_s),
-            "over the floor": median(way.processor_s) / floor_s,
+            "over the floor": way.busy_s * rates[way.device] / operations,
             "float64 differs by": precise if "stack" in way.name else 0.0,
             "first epoch by": _difference(way.trained, ways[0].trained, 0),
             "end by": _difference(way.trained, ways[0].trained, -1),
@@ -196,7 +206,7 @@ def _ways(
             return trained, time.process_time() - started
 
         name = f"{'vmap' if call else 'stacked'} {size or 'by default'} {device}"
-        return Way(name=name, threads=threads, train=train)
+        return Way(name=name, threads=threads, device=device, train=train)
 
     ways = [Way(name="loop", threads=1, train=loop)]
     if "pool" in wanted:
@@ -205,7 +215,7 @@ def _ways(
         ways += [in_stacks(size, 1) for size in sizes if size <= len(members)]
     if "two" in wanted and device == "cpu":
         ways.append(in_stacks(0, 2))
-    if "vmap" in wanted:
+    if "vmap" in wanted and not any(m.network.dropout or m.network.batch_norm for m in members):
         ways += [in_stacks(size, 1, _call_mapped) for size in (32, 128) if size <= len(members)]
     return ways
 
@@ -274,28 +284,25 @@ def _thetas(checkpoints: Sequence[Checkpoint]) -> list[Tensor]:
 
 def _operations(member: Member, images: Images, epochs: Sequence[int]) -> float:
     """Floating-point operations of a member's training and of judging its checkpoints."""
-    forward, both = _operations_an_image(member, images)
-    num_rows = len(own_train_rows(member, images))
+    design = replace(member.network, dropout=0.0)
+    forward, both = _operations_an_image(design, images.input_shape, images.num_classes)
+    num_rows = num_train_rows(member, images)
     judged = len(epochs) * (num_rows + len(images.test_labels))
     return both * max(epochs) * num_rows + forward * judged
 
 
+@cache
 def _operations_an_image(
-    member: Member,
-    images: Images,
-    cache: dict[Any, tuple[float, float]] = {},  # noqa: B006
+    design: NetworkConfig, input_shape: tuple[int, int, int], num_classes: int
 ) -> tuple[float, float]:
     """Forward, and forward with backward."""
-    design = replace(member.network, dropout=0.0)
-    if design not in cache:
-        module = build_network(design, images.input_shape, images.num_classes)
-        x, y = images.train_images[:16], images.train_labels[:16]
-        with FlopCounterMode(display=False) as forward, torch.no_grad():
-            module(x)
-        with FlopCounterMode(display=False) as both:
-            F.cross_entropy(module(x), y).backward()
-        cache[design] = forward.get_total_flops() / 16, both.get_total_flops() / 16
-    return cache[design]
+    module = build_network(design, input_shape, num_classes)
+    x, y = torch.zeros(16, *input_shape), torch.zeros(16, dtype=torch.int64)
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        module(x)
+    with FlopCounterMode(display=False) as both:
+        F.cross_entropy(module(x), y).backward()
+    return forward.get_total_flops() / len(x), both.get_total_flops() / len(x)
 
 
 def _product_rate(device: torch.device) -> float:

@@ -144,7 +144,7 @@ class FileNetworks:
         num_bytes = 0
         for row in rows:
             try:
-                graph = representation._graph(self._place(self.names[row]), None, None)
+                graph = representation.read_graph(self._place(self.names[row]), None, None)
                 graph.require_values("encode")
             except (ValueError, OSError, RuntimeError) as error:
                 yield Unread(row, " ".join(str(error).split()))

@@ -111,7 +111,7 @@ class Representation(
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         one = isinstance(inputs, ParameterGraph | nn.Module | str | os.PathLike)
         listed: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
-        graphs = [self._graph(item, example_inputs, architecture) for item in listed]
+        graphs = [self.read_graph(item, example_inputs, architecture) for item in listed]
         for graph in graphs:
             graph.require_values("encode")
         result = torch.empty(len(graphs), self.model.encoder.embedding_dim)
@@ -136,7 +136,7 @@ class Representation(
         a, b = (torch.atleast_2d(torch.as_tensor(x)) for x in (one, other))
         return nn.functional.cosine_similarity(a.unsqueeze(1), b.unsqueeze(0), dim=-1)
 
-    def _graph(
+    def read_graph(
         self, item: Any, example_inputs: Any, architecture: Architecture | None
     ) -> ParameterGraph:
         if isinstance(item, ParameterGraph):

@@ -93,20 +93,6 @@ def train_one(settings: Settings) -> tuple[Path, str]:
     return folder / "model", uri
 
 
-def embed_inputs(
-    model: str,
-    inputs: Sequence[Path | str],
-    output: Path,
-    *,
-    engine: str = "local",
-    num_workers: int | None = None,
-) -> pd.DataFrame:
-    """Embeddings of files or of one zoo as a table with columns e0, e1, ..., written whole."""
-    from .embedding import embed_to_parquet
-
-    return embed_to_parquet(model, inputs, output, engine=engine, num_workers=num_workers)
-
-
 def probe_zoo(model: str, path: Path, settings: Settings) -> pd.DataFrame:
     """Scores of every property of a zoo, a row each."""
     import pandas as pd

@@ -60,6 +60,22 @@ class Dies:
         return item
 
 
+class Fails:
+    """A worker that fails at zero once another one is in the midst of one, which takes minutes."""
+
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
+
+    def __call__(self, item: int) -> None:
+        if item == 0:
+            while not self.sign.exists():
+                time.sleep(0.02)
+            raise FloatingPointError("division by zero")
+        self.sign.touch()
+        for _ in range(3000):
+            time.sleep(0.1)
+
+
 class Killer(AbstractContextManager["Killer"]):
     """Kills the process that begins the item of this number, while it has it."""
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from graphrep import cluster
 from graphrep.cluster import MOST_DEATHS, map_on_ray
-from tests.dawdling import Dies, Echo
+from tests.dawdling import Dies, Echo, Fails
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +87,18 @@ def test_a_machine_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cluster, "_versions", lambda: other)
     with pytest.raises(ValueError, match=r"machine .* has .*'torch': '2.*this one .*'1\.0'"):
         map_on_ray(Echo, [1], lambda item, result: None, num_workers=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_workers")
+def test_a_failure_is_raised_as_it_was_and_ends_the_other_items(tmp_path: Path) -> None:
+    import ray
+
+    with pytest.raises(FloatingPointError, match="division by zero"):
+        map_on_ray(
+            partial(Fails, tmp_path / "sign"), [0, 1], lambda item, result: None, num_workers=2
+        )
+    end = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 2:  # of a cluster that stays
+        assert time.monotonic() < end, "an item is still at work"
+        time.sleep(0.1)

@@ -108,15 +108,24 @@ def train(overrides: Overrides = None) -> None:
 @app.command()
 def embed(
     model: Annotated[str, typer.Argument(help="a saved model: folder, runs:/... or models:/...")],
-    inputs: Annotated[list[Path], typer.Argument(help="checkpoint files, or one zoo")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="checkpoint files, or one zoo (folder or fsspec URL)")
+    ],
     output: Annotated[Path, typer.Option(help="Parquet file to write")] = Path(
         "embeddings.parquet"
     ),
+    engine: Annotated[str, typer.Option(help="local: this process; ray: a Ray cluster")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="of Ray: processes; by default the cluster's CPUs")
+    ] = None,
 ) -> None:
-    """Embed checkpoint files or a zoo into a table: one row a network."""
-    from ..workflows import embed_inputs
+    """Embed checkpoint files or a zoo into a table: one row a network.
 
-    table = embed_inputs(model, inputs, output)
+    Interrupt and repeat the command to go on.
+    """
+    from ..embedding import embed_to_parquet
+
+    table = embed_to_parquet(model, inputs, output, engine=engine, num_workers=workers)
     say(f"{len(table)} networks, {len(table.columns)} columns: {output}")
 
 

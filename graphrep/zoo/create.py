@@ -43,7 +43,7 @@ def create_zoo(
     Args:
         path: A folder, or an fsspec URL that all workers can reach.
         num_workers: Processes; 0 makes all in this one. None takes the recipe's,
-            else one a core.
+            else one a core (of the cluster, with ray).
         engine: "pool" for processes of this machine, "ray" for a Ray cluster
             (RAY_ADDRESS, else one that is started here with `num_workers` CPUs).
         progress: Show a bar with rate and time left on stderr.
@@ -56,7 +56,13 @@ def create_zoo(
     """
     check_choice("engine", engine, ENGINES)
     folder = open_folder(path)
-    num_workers = _resolve_workers(recipe.num_workers if num_workers is None else num_workers)
+    wanted = recipe.num_workers if num_workers is None else num_workers
+    if engine == "ray" and wanted is None:
+        num_workers = None  # the cluster's CPUs
+    else:
+        num_workers = _resolve_workers(wanted)
+    if num_workers != 0 and str(folder).startswith("memory://"):
+        raise ValueError(f"{folder}: lives in this process alone, so it needs num_workers=0")
     if engine == "ray" and num_workers == 0:
         raise ValueError("engine ray needs num_workers of 1 or more")
     with folder.exclusive():
@@ -72,7 +78,7 @@ def create_zoo(
 
 
 def _make_missing(
-    recipe: Recipe, folder: Folder, num_workers: int, engine: str, progress: bool
+    recipe: Recipe, folder: Folder, num_workers: int | None, engine: str, progress: bool
 ) -> None:
     """Fill the staging area with the chunks of models that it lacks."""
     images = prepare(recipe)
@@ -90,9 +96,11 @@ def _make_missing(
         elif missing:
             if images is not None:
                 folder.write(layout.SHARED_IMAGES, lambda file: save_images(images, file))
-            num_workers = min(num_workers, len(missing))
+            if num_workers is not None:
+                num_workers = min(num_workers, len(missing))
             match engine:
                 case "pool":
+                    assert num_workers is not None
                     make_in_pool(recipe, str(folder), missing, num_workers, count)
                 case "ray":
                     from .ray_engine import make_on_ray

@@ -6,7 +6,10 @@ becomes what `train_member` makes of it up to rounding: the same numbers are dra
 same generators, and rows never meet. Members with fewer images rest until the others have
 finished the epoch; short last batches are filled up with images that do not count.
 
-On CUDA, nothing is read back within an epoch. Knows no files.
+On the CPU this pays where one network's step is mostly overhead: MLPs, and CNNs on images of
+a few pixels; on larger images the loop's convolutions are as fast, and a stack of one or two
+is slower than the loop (benchmarks/zoo_training.py). An accelerator is asked for no number
+within an epoch; only dropout masks come from the CPU. Knows no files.
 
 Letters in shapes: S networks, K those of them that have a batch left, P parameters of one
 network, B images of a batch.

@@ -34,6 +34,7 @@ def verify_zoo(
         ValueError: no zoo there, or its header is damaged.
     """
     folder = open_folder(path)
+    folder.renew()  # what is there now, not what was fetched before
     header = layout.read_header(folder)
     problems: list[str] = []
     if header.get("digest") != layout.header_digest(header):

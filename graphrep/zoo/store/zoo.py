@@ -147,7 +147,7 @@ class Zoo:
 
     def __repr__(self) -> str:
         return (
-            f"Zoo({str(self.path)!r}, {len(self)} checkpoints of "
+            f"Zoo({self.url!r}, {len(self)} checkpoints of "
             f"{self.properties['model'].nunique()} models, {len(self._fingerprints)} architectures)"
         )
 

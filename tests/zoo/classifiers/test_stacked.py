@@ -13,7 +13,12 @@ from torch import Tensor
 from graphrep.zoo.classifiers.config import Member
 from graphrep.zoo.classifiers.networks import NetworkConfig
 from graphrep.zoo.classifiers.optimisers import OPTIMISERS
-from graphrep.zoo.classifiers.stacked import can_stack, train_members_stacked
+from graphrep.zoo.classifiers.stacked import (
+    _on_device,
+    _Stack,
+    can_stack,
+    train_members_stacked,
+)
 from graphrep.zoo.classifiers.stacked_operations import _max_pool
 from graphrep.zoo.classifiers.stacked_optimisers import StackedOptimiser
 from graphrep.zoo.classifiers.train import Checkpoint, own_train_rows, train_member
@@ -200,6 +205,20 @@ def test_a_member_that_diverges_leaves_the_others_alone(images: Images) -> None:
     others = [0, 2, 3]
     expected = alone([members[i] for i in others], images)
     assert largest_difference([stacked[i] for i in others], expected) < 1e-9
+
+
+@pytest.mark.parametrize("design", [CNN, DESIGNS["resnet, batch norm"]], ids=["cnn", "resnet"])
+def test_an_epoch_stays_on_its_device_and_reads_nothing_back(
+    design: NetworkConfig, images: Images
+) -> None:
+    """Tensors on `meta` have no values: reading one raises, and so does mixing devices."""
+    members = [member(i, network=replace(design, dropout=0.1)) for i in range(3)]
+    members.sort(key=lambda each: -each.train_fraction)
+    stack = _Stack(members, images, _on_device(images, torch.device("meta")))
+    stack._train_epoch(1, stack.rows)
+    assert stack.theta.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta tensor"):
+        stack._judge(1)  # which does read
 
 
 def test_sgd_keeps_gradients_whose_squares_overflow() -> None:
