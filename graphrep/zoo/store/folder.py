@@ -83,6 +83,14 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
     return RemoteFolder(text)
 
 
+def busy(folder: Folder) -> str:
+    """What a second writer hears."""
+    return (
+        f"{folder}: another process is writing to this zoo. Wait until it has ended, or end it "
+        "(what it finished is kept)"
+    )
+
+
 class LocalFolder:
     """A folder of this machine (or mounted on it)."""
 
@@ -141,10 +149,7 @@ class LocalFolder:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ValueError(
-                    f"{self}: another process is writing to this zoo. Wait until it has ended, "
-                    "or end it (what it finished is kept)"
-                ) from error
+                raise ValueError(busy(self)) from error
             yield
         finally:
             os.close(descriptor)

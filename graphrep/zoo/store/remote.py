@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import is_unfinished, write_whole
+from .folder import busy
 
 LOCK_FILE = "writer.lock"
 _SAYS_NO_CHANGE = {"name", "size", "type", "url", "mimetype", "partial"}  # of what fsspec tells
@@ -136,10 +137,7 @@ class RemoteFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ValueError(
-                    f"{self}: another process is writing to this zoo. Wait until it has ended, "
-                    "or end it (what it finished is kept)"
-                ) from error
+                raise ValueError(busy(self)) from error
             yield
 
     def _take_lock(self, me: dict[str, Any]) -> None:
