@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -24,18 +25,27 @@ def test_the_tour_of_graphs_runs_as_shown(
 
 
 def test_every_command_that_is_shown_exists() -> None:
+    from typer.main import get_command
+
     from graphrep.cli import app
 
-    commands = {c.callback.__name__ for c in app.registered_commands if c.callback}
-    shell = README.partition("## Five minutes of the command line")[2].split("```")[1]
-    shown = set(re.findall(r"^graphrep (\w+)", shell, re.MULTILINE))
-    assert shown and shown <= commands
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    zoos = (ROOT / "docs" / "zoos.md").read_text()
+    shells = [README.partition("## Five minutes of the command line")[2].split("```")[1]]
+    shells += zoos.split("```")[1:2]
+    for shell in shells:
+        shown = re.findall(r"^graphrep (\w+)(?: (\w+))?", shell, re.MULTILINE)
+        assert shown
+        for name, inner in shown:
+            assert name in commands
+            if name == "zoo":
+                assert inner in commands["zoo"].commands
+    assert "create" not in commands  # the control: another level's names are no commands here
 
 
 def test_every_file_that_is_named_exists() -> None:
-    root = Path(__file__).resolve().parents[1]
     links = re.findall(r"\]\(([^)#]+)\)", README)
     files = [link for link in links if not link.startswith("http")]
     assert len(files) > 3
     for file in files:
-        assert (root / file).exists(), file
+        assert (ROOT / file).exists(), file
