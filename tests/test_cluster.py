@@ -98,7 +98,7 @@ def test_a_failure_is_raised_as_it_was_and_ends_the_other_items(tmp_path: Path) 
         map_on_ray(
             partial(Fails, tmp_path / "sign"), [0, 1], lambda item, result: None, num_workers=2
         )
-    end = time.monotonic() + 30
+    end = time.monotonic() + 180
     while ray.available_resources().get("CPU") != 2:  # of a cluster that stays
         assert time.monotonic() < end, "an item is still at work"
         time.sleep(0.1)
