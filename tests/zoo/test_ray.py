@@ -17,6 +17,7 @@ import pytest
 
 from graphrep import cluster
 from graphrep.zoo import Zoo, create, create_zoo
+from graphrep.zoo.ray_engine import make_on_ray
 from tests.dawdling import Dawdling, Killer, begun, is_gone
 from tests.zoo.test_create import failing_config, finished_members, wait_until
 from tests.zoo.tiny import folder_hashes, tiny_config
@@ -74,8 +75,10 @@ def test_a_failing_member_is_named_as_without_ray(tmp_path: Path) -> None:
 
 
 def test_a_zoo_that_workers_cannot_see_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"memory://unseen: a worker on .* sees no zoo there"):
+    with pytest.raises(ValueError, match=r"memory://unseen: lives in this process alone"):
         make_on_two("memory://unseen")
+    with pytest.raises(ValueError, match=r"memory://unseen: a worker on .* sees no zoo there"):
+        make_on_ray(tiny_config(), "memory://unseen", [range(1)], 1, lambda chunk: None)
 
 
 SLOW_RUN = """
