@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import uuid
 from collections import Counter
@@ -202,6 +203,8 @@ def _work(key: str, versions: dict[str, str], made: list[Any], item: Any) -> Any
                 f"{versions}: other versions give other bits. Install the same on all"
             )
         torch.set_num_threads(1)
+        # by which Ray cancels; a job in a shell's background hands on that it is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         _workers.clear()
         _workers[key] = ray.get(made[0])()
     return _workers[key](item)
