@@ -91,14 +91,14 @@ from tests.zoo.tiny import tiny_config
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 log = Path(sys.argv[1] + ".log")
-create.ChunkMaker = partial(Dawdling, log, 0.5, create.ChunkMaker)
+create.ChunkMaker = partial(Dawdling, log, float(sys.argv[2]), create.ChunkMaker)
 create_zoo(tiny_config(), sys.argv[1], engine="ray", num_workers=2, progress=False)
 """
 
 
-def start_slowly(path: Path, **environment: str) -> subprocess.Popen[str]:
+def start_slowly(path: Path, pause: float = 0.5, **environment: str) -> subprocess.Popen[str]:
     """The tiny zoo in a process of its own, with two workers of Ray that dawdle."""
-    command = [sys.executable, "-W", "error", "-c", SLOW_RUN, str(path)]
+    command = [sys.executable, "-W", "error", "-c", SLOW_RUN, str(path), str(pause)]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
     )
@@ -140,7 +140,8 @@ def test_a_zoo_survives_the_loss_of_a_machine_of_the_cluster(zoo: Zoo, tmp_path:
     )
     try:
         _, lost = (nodes.add_node(num_cpus=1) for _ in range(2))
-        process = start_slowly(path, RAY_ADDRESS=nodes.address)
+        # pauses outlast the removal of a node, so that it is lost in the midst of an item
+        process = start_slowly(path, 4.0, RAY_ADDRESS=nodes.address)
         wait_until(lambda: process.poll() is not None or len(begun(log)) >= 3)
         inmates = children_of(lost.all_processes["raylet"][0].process.pid)
         nodes.remove_node(lost, allow_graceful=False)
