@@ -104,13 +104,28 @@ class Record:
             ValueError: a state dict does not fit the architecture; differences are listed.
         """
         graphs = [ParameterGraph.from_state_dict(architecture, s) for s in state_dicts]
+        return cls.from_graphs(name, graphs, rows, **others)
+
+    @classmethod
+    def from_graphs(
+        cls,
+        name: str,
+        graphs: Sequence[ParameterGraph],
+        rows: Sequence[Mapping[str, Any]],
+        **others: Any,
+    ) -> Record:
+        """A record of checkpoints, at least one and all of one architecture.
+
+        A buffer that a checkpoint lacks is zero in it, as torch has it.
+        """
+        there = {key: value for graph in graphs for key, value in graph.buffers.items()}
         return cls(
             name=name,
-            architecture=architecture,
+            architecture=graphs[0].architecture,
             theta=torch.stack([graph.theta for graph in graphs]),
             buffers={
-                key: torch.stack([graph.buffers[key] for graph in graphs])
-                for key in graphs[0].buffers
+                key: torch.stack([g.buffers.get(key, torch.zeros_like(value)) for g in graphs])
+                for key, value in there.items()
             },
             rows=rows,
             **others,

@@ -12,9 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ...checkpoint import read_checkpoint
 from ...graph import ParameterGraph
 from ..record import Record, Skipped
@@ -127,12 +124,10 @@ class Checkpoints:
             properties = {**of_model.values, "notes": "; ".join(notes) or None}
             if isinstance(used, str):
                 properties["factory"] = used
-            yield Record(
-                name=name,
-                architecture=graphs[0].architecture,
-                theta=torch.stack([graph.theta for graph in graphs]),
-                buffers=stack_buffers(graphs),
-                rows=rows,
+            yield Record.from_graphs(
+                name,
+                graphs,
+                rows,
                 properties=properties,
                 split=_one_split(name, [of_model, *own]),
             )
@@ -159,15 +154,6 @@ def row_of(extra: Mapping[str, Any], says: Mapping[str, Any], told: Mapping[str,
             row[f"{key}_in_file"] = row[key]
         row[key] = value
     return {**row, **told}
-
-
-def stack_buffers(graphs: Sequence[ParameterGraph]) -> dict[str, Tensor]:
-    """Each buffer [C, ...] of all checkpoints; one that a file lacks is zero, as torch has it."""
-    there = {name: value for graph in graphs for name, value in graph.buffers.items()}
-    return {
-        name: torch.stack([graph.buffers.get(name, torch.zeros_like(value)) for graph in graphs])
-        for name, value in there.items()
-    }
 
 
 def _require_same(graph: ParameterGraph, others: Sequence[ParameterGraph]) -> None:

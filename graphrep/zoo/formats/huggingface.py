@@ -15,12 +15,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...checkpoint.shards import WEIGHTS, weights_in
 from ...graph import ParameterGraph
 from ..record import Record, Skipped
-from .checkpoints import stack_buffers
 from .designs import Designs, frame_of
 from .model_cards import read_card, read_config, read_trainer
 from .property_tables import Row, unreserved
@@ -116,12 +113,10 @@ class HuggingFaceModels:
             properties |= {**about, **card}
             notes |= dict.fromkeys((*opened.notes, *about_notes, *card_notes, *trainer_notes))
         if graphs:
-            yield Record(
-                name=name,
-                architecture=graphs[0].architecture,
-                theta=torch.stack([graph.theta for graph in graphs]),
-                buffers=stack_buffers(graphs),
-                rows=rows,
+            yield Record.from_graphs(
+                name,
+                graphs,
+                rows,
                 properties=unreserved({**properties, "notes": "; ".join(notes) or None}),
             )
 

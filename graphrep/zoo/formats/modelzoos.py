@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...checkpoint import read_checkpoint
@@ -101,19 +100,7 @@ class ModelZoos:
             rows.append({**to_row(epoch, results.get(epoch, {})), "diverged": not finite})
         if not graphs:
             raise ValueError(f"none of its {len(folders)} checkpoints: {skipped[0].reason}")
-        yield Record(
-            name=name,
-            architecture=graphs[0].architecture,
-            theta=torch.stack([graph.theta for graph in graphs]),
-            buffers={
-                key: torch.stack([graph.buffers[key] for graph in graphs])
-                for key in graphs[0].buffers
-                if all(key in graph.buffers for graph in graphs)
-            },
-            rows=rows,
-            properties=properties,
-            design=design,
-        )
+        yield Record.from_graphs(name, graphs, rows, properties=properties, design=design)
         yield from skipped
 
 

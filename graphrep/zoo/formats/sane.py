@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...graph import ParameterGraph
@@ -122,15 +121,10 @@ class Sane:
         _check_epochs(split, samples, skipped, rows)
         if any(graph.architecture != graphs[0].architecture for graph in graphs):
             raise ValueError("its samples are of several networks; pass epochs_per_model=1")
-        yield Record(
-            name=name,
-            architecture=graphs[0].architecture,
-            theta=torch.stack([graph.theta for graph in graphs]),
-            buffers={
-                key: torch.stack([graph.buffers[key] for graph in graphs])
-                for key in graphs[0].buffers
-            },
-            rows=rows,
+        yield Record.from_graphs(
+            name,
+            graphs,
+            rows,
             properties={"filled_parameters": filled} if filled else {},
             design=target.design,
             split=SPLITS[split_name],

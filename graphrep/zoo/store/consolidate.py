@@ -154,11 +154,7 @@ def _check_sequence(folder: Folder, committed: int, batches: list[Batch]) -> Non
 
 def _remove_orphans(folder: Folder, header: dict[str, Any]) -> None:
     """Delete shards that the header does not name: what a killed writer left."""
-    named = {
-        layout.shard_file(fingerprint, number)
-        for fingerprint, entry in header["architectures"].items()
-        for number, _ in entry["shards"]
-    }
+    named = set(zoo_files(folder, header))
     for name in folder.names(layout.WEIGHTS):
         if f"{layout.WEIGHTS}/{name}" not in named:
             folder.remove(f"{layout.WEIGHTS}/{name}")

@@ -7,6 +7,7 @@ when the writer closes. A writer that was killed goes on where it stopped.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +48,8 @@ class ZooWriter:
             ValueError: a name that is there already.
         """
         new = [writable(record.name) for record in records]
-        if known := sorted({*new} & self.names) or sorted({n for n in new if new.count(n) > 1}):
+        twice = [n for n, count in Counter(new).items() if count > 1]
+        if known := sorted({*new} & self.names) or sorted(twice):
             raise ValueError(
                 f"{self.folder}: has a model named '{known[0]}' already. Names tell models apart"
             )
