@@ -22,15 +22,15 @@ from graphrep.workflows import make_zoo
 
 VARIANTS = {
     "masked (base)": [],
-    "numbers 0.3": ["training.views.mask_unit=number"],
-    "numbers 0.5": ["training.views.mask_unit=number", "training.views.mask_ratio=0.5"],
-    "no mask": ["training.views.mask_ratio=0"],
-    "mask 0.5": ["training.views.mask_ratio=0.5"],
-    "hidden x3": ["training.hidden_weight=3"],
-    "contrast 0.05": ["training.contrast_weight=0.05"],
-    "contrast 0.5": ["training.contrast_weight=0.5"],
-    "no permutation": ["training.views.permute=false"],
-    "no noise": ["training.views.noise=0"],
+    "numbers 0.3": ["objective.views.mask_unit=number"],
+    "numbers 0.5": ["objective.views.mask_unit=number", "objective.views.mask_ratio=0.5"],
+    "no mask": ["objective.views.mask_ratio=0"],
+    "mask 0.5": ["objective.views.mask_ratio=0.5"],
+    "hidden x3": ["objective.hidden_weight=3"],
+    "contrast 0.05": ["objective.contrast_weight=0.05"],
+    "contrast 0.5": ["objective.contrast_weight=0.5"],
+    "no permutation": ["objective.views.permute=false"],
+    "no noise": ["objective.views.noise=0"],
 }
 
 
@@ -59,7 +59,13 @@ def main(
             folder = output / f"{encoder}-{name.replace(' ', '_')}-{steps}-{seed}"
             with show_progress(f"{name} seed {seed}", steps) as bar:
                 representation, result = train_representation(
-                    zoo, settings.model, settings.training, folder, Run(), on_step=bar
+                    zoo,
+                    settings.model,
+                    settings.objective,
+                    settings.training,
+                    folder,
+                    Run(),
+                    on_step=bar,
                 )
             scores = probe_all(
                 embed_splits(representation, zoo), zoo, settings.evaluation.probes, seed

@@ -27,7 +27,6 @@ class ModelConfig:
     latent_dim: int = 32  # of a token
     window: int = 128  # tokens decoded at a time
     halo: int = 32  # tokens of context either side of a decoded window, dropped on stitching
-    projection_dim: int = 30  # of the contrast's head
 
     def __post_init__(self) -> None:
         if self.window <= 2 * self.halo:
@@ -43,15 +42,16 @@ class WeightModel(nn.Module):
         self.scaling = Scaling()
         self.encoder = build_encoder(config.encoder, config.token_size, config.latent_dim)
         self.decoder = TokenDecoder(config.decoder, config.token_size, config.latent_dim)
-        D, H = self.encoder.embedding_dim, config.projection_dim
-        self.projection = nn.Sequential(  # for the contrast only; sizes as in SANE
-            nn.Linear(D, H), nn.LayerNorm(H), nn.ReLU(), nn.Linear(H, H), nn.LayerNorm(H), nn.ReLU()
-        )
 
-    def encode(self, theta: Tensor, architecture: Architecture) -> Embedding:
-        """Networks in rows, theta [B, P], to their embedding; nothing hidden."""
+    def encode(
+        self, theta: Tensor, architecture: Architecture, *, tokens: bool = True
+    ) -> Embedding:
+        """Networks in rows, theta [B, P], to their embedding; nothing hidden.
+
+        Without `tokens` an encoder whose model embedding does not need them makes none.
+        """
         values = self.scaling(theta, architecture)
-        return self.encoder(Batch(architecture, values, self.config.token_size))
+        return self.encoder(Batch(architecture, values, self.config.token_size, tokens=tokens))
 
     def decode(self, latents: Tensor, architecture: Architecture) -> Tensor:
         """Token latents [B, T, Z] to theta [B, P], in windows with a halo of context."""
@@ -71,6 +71,6 @@ class WeightModel(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers of encoder and decoder; the contrast's head is not counted."""
+        """Trainable numbers of encoder and decoder."""
         trained = [*self.encoder.parameters(), *self.decoder.parameters()]
         return sum(p.numel() for p in trained)

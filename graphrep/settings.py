@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .config import compose
-from .encoders import EncoderConfig
 from .evaluation.comparison import EvaluationConfig
 from .model import ModelConfig
 from .parsing import parse_dataclass
 from .representation import ENCODERS
 from .tracking import TrackingConfig
-from .training import TrainingConfig
+from .training import OBJECTIVES, ObjectiveConfig, TrainingConfig
 from .zoo import Recipe, parse_recipe
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Settings:
     zoo: Recipe
     zoo_path: str | None  # a zoo that is there, instead of the recipe's
     model: ModelConfig
+    objective: ObjectiveConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
@@ -40,7 +42,7 @@ class Settings:
             ValueError: an unknown key or choice, a wrong type, a value out of range.
         """
         plain = compose(overrides)
-        encoder = encoder_config(plain["encoder"])
+        encoder = _choice(ENCODERS, plain["encoder"], "encoder")
         model = parse_dataclass(ModelConfig, plain["model"], "model")
         return cls(
             seed=int(plain["seed"]),
@@ -48,6 +50,7 @@ class Settings:
             zoo=parse_recipe(plain["zoo"]),
             zoo_path=plain["zoo_path"],
             model=replace(model, encoder=encoder),
+            objective=_choice(OBJECTIVES, plain["objective"], "objective"),
             training=parse_dataclass(TrainingConfig, plain["training"], "training"),
             evaluation=parse_dataclass(EvaluationConfig, plain["evaluation"], "evaluation"),
             tracking=parse_dataclass(TrackingConfig, plain["tracking"], "tracking"),
@@ -55,9 +58,9 @@ class Settings:
         )
 
 
-def encoder_config(content: Mapping[str, Any]) -> EncoderConfig:
-    """The encoder's own dataclass, by its name."""
-    name = content.get("name")
-    if name not in ENCODERS:
-        raise ValueError(f"encoder.name must be one of {', '.join(ENCODERS)}, got {name!r}")
-    return parse_dataclass(ENCODERS[name], content, "encoder")
+def _choice(choices: Mapping[str, type[T]], content: Mapping[str, Any], group: str) -> T:
+    """The dataclass that `name` chooses."""
+    name = str(content.get("name"))
+    if name not in choices:
+        raise ValueError(f"{group}.name must be one of {', '.join(choices)}, got {name!r}")
+    return parse_dataclass(choices[name], content, group)

@@ -85,7 +85,13 @@ def train_one(settings: Settings) -> tuple[Path, str]:
         run.log_dataset(zoo.properties, zoo.name, str(zoo.path))
         with show_progress(name, settings.training.num_steps) as on_step:
             representation, _ = train_representation(
-                zoo, settings.model, settings.training, folder / "training", run, on_step=on_step
+                zoo,
+                settings.model,
+                settings.objective,
+                settings.training,
+                folder / "training",
+                run,
+                on_step=on_step,
             )
         anchors = best_networks(zoo, settings.evaluation.sampling.anchor_share)
         representation.fit_anchors(anchors).save_pretrained(folder / "model")
@@ -157,6 +163,7 @@ def compare(
     outcome = run_benchmark(
         zoo,
         [s.model for s in chosen],
+        first.objective,
         first.training,
         first.evaluation,
         Tracker(first.tracking),

@@ -45,7 +45,7 @@ def test_overrides_reach_their_dataclass() -> None:
         ("encoder=gnn", r"encoder has no choice 'gnn'; choices: graph, raw, statistics, token"),
         ("training.num_steps=many", r"training\.num_steps must be a whole number, got 'many'"),
         ("training.num_steps=0", r"num_steps must be at least 1"),
-        ("training.views.mask_ratio=2", r"mask_ratio must lie in \[0, 1\)"),
+        ("objective.views.mask_ratio=2", r"mask_ratio must lie in \[0, 1\)"),
         ("zoo.search.optimiser=[lion]", r"search\.optimiser must be one of"),
         ("graph", r"'graph' is not an override.*encoder \(graph, raw"),
         ("seed=[", r"seed=\["),

@@ -21,7 +21,13 @@ from graphrep.encoders import (
 )
 from graphrep.encoders.base import depth_weights
 from graphrep.tokens import token_grid
-from graphrep.training import TrainingConfig, train
+from graphrep.training import (
+    Networks,
+    SelfSupervisedConfig,
+    TrainingConfig,
+    build_objective,
+    train,
+)
 
 from .architectures import CASES, Case
 from .encoding import (
@@ -241,22 +247,21 @@ def test_encoder_and_decoder_learn_on_units_within_units(tmp_path: Path) -> None
     for number, design in enumerate(DESIGNS):
         architecture = design.architecture()
         generator = torch.Generator().manual_seed(number)
-        found.append(
-            (architecture, torch.randn(6, architecture.num_parameters, generator=generator))
-        )
+        theta = torch.randn(6, architecture.num_parameters, generator=generator)
+        found.append(Networks(architecture, theta))
     built = model().float()
     before = {name: value.clone() for name, value in built.state_dict().items()}
-    settings = TrainingConfig(
-        num_steps=12, batch_size=4, validate_every=12, contrast_weight=0.1, window=16, num_threads=1
-    )
-    train(built, found, found, settings, tmp_path)
+    settings = TrainingConfig(num_steps=12, batch_size=4, validate_every=12, num_threads=1)
+    objective = build_objective(SelfSupervisedConfig(contrast_weight=0.1, window=16), built)
+    train(built, objective, found, found, settings, tmp_path)
     after = built.state_dict()
     assert all(value.isfinite().all() for value in after.values())
     for number in range(GRAPH.num_rounds):
         name = f"encoder.rounds.{number}.kin"
         assert not torch.equal(after[name], before[name])
     with torch.no_grad():
-        for architecture, theta in found:
+        for networks_ in found:
+            architecture, theta = networks_.architecture, networks_.theta
             decoded = built.decode(built.encode(theta, architecture).tokens, architecture)
             assert decoded.shape == theta.shape and decoded.isfinite().all()
 

@@ -18,18 +18,25 @@ from graphrep.decoders import DecoderConfig
 from graphrep.encoders import GraphEncoderConfig
 from graphrep.model import ModelConfig, WeightModel
 from graphrep.scaling import Scaling
-from graphrep.training import TrainingConfig, ViewConfig, train
-from graphrep.training.loop import BatchOrder, Group
-from graphrep.training.losses import nt_xent, reconstruction
-from graphrep.training.views import make_view
+from graphrep.training import (
+    Networks,
+    Objective,
+    SelfSupervisedConfig,
+    TrainingConfig,
+    ViewConfig,
+    build_objective,
+    train,
+)
+from graphrep.training.loop import BatchOrder
+from graphrep.training.objectives.losses import nt_xent, reconstruction
+from graphrep.training.objectives.views import make_view
 
 from .architectures import CASES
 
 DECODER = DecoderConfig(model_dim=16, num_heads=2, num_layers=1)
 ENCODER = GraphEncoderConfig(unit_dim=8, edge_dim=2, value_dim=2, num_rounds=1)
-CONFIG = TrainingConfig(
-    num_steps=24, batch_size=4, validate_every=6, contrast_weight=0.1, num_threads=1
-)
+CONFIG = TrainingConfig(num_steps=24, batch_size=4, validate_every=6, num_threads=1)
+OBJECTIVE = SelfSupervisedConfig(contrast_weight=0.1)
 
 
 def build() -> WeightModel:
@@ -37,21 +44,30 @@ def build() -> WeightModel:
     return WeightModel(ModelConfig(encoder=ENCODER, decoder=DECODER, token_size=8, latent_dim=8))
 
 
-def groups(num: int = 10) -> list[Group]:
+def objective_of(model: WeightModel) -> Objective:
+    torch.manual_seed(1)
+    return build_objective(OBJECTIVE, model)
+
+
+def groups(num: int = 10) -> list[Networks]:
     generator = torch.Generator().manual_seed(1)
     found = []
     for case in (CASES[0], CASES[5]):
         architecture = trace(case.module(), case.example())
-        found.append(
-            (architecture, torch.randn(num, architecture.num_parameters, generator=generator))
-        )
+        theta = torch.randn(num, architecture.num_parameters, generator=generator)
+        found.append(Networks(architecture, theta))
     return found
 
 
 def trained(folder: Path, **hooks) -> dict[str, Tensor]:
     model = build()
-    train(model, groups(), groups(4), CONFIG, folder, **hooks)
+    train(model, objective_of(model), groups(), groups(4), CONFIG, folder, **hooks)
     return model.state_dict()
+
+
+def run(training: list[Networks], validation: list[Networks], config: TrainingConfig, folder: Path):
+    model = build()
+    return train(model, objective_of(model), training, validation, config, folder)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -78,7 +94,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
 def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     model = build()
     other = TrainingConfig(**{**vars(CONFIG), "seed": 1})
-    train(model, groups(), groups(4), other, tmp_path / "other")
+    train(model, objective_of(model), groups(), groups(4), other, tmp_path / "other")
     assert not same(trained(tmp_path / "one"), model.state_dict())
     assert same(trained(tmp_path / "again"), trained(tmp_path / "one"))
 
@@ -115,16 +131,16 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     trained(tmp_path)
     with pytest.raises(ValueError, match="another configuration"):
-        train(build(), groups(), groups(4), TrainingConfig(num_steps=3), tmp_path)
+        run(groups(), groups(4), TrainingConfig(num_steps=3), tmp_path)
     with pytest.raises(ValueError, match="other networks"):
-        train(build(), groups(9), groups(4), CONFIG, tmp_path)
+        run(groups(9), groups(4), CONFIG, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"checkpoint\.pt: cannot be read"):
-        train(build(), groups(), groups(4), CONFIG, tmp_path)
+        run(groups(), groups(4), CONFIG, tmp_path)
 
 
 def test_without_validation_the_last_step_is_the_best(tmp_path: Path) -> None:
-    result = train(build(), groups(), [], CONFIG, tmp_path)
+    result = run(groups(), [], CONFIG, tmp_path)
     assert result.best_step == CONFIG.num_steps
 
 
@@ -133,23 +149,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with torch.no_grad():
         model.decoder.outward.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="learning_rate"):
-        train(model, groups(), groups(4), CONFIG, tmp_path)
+        train(model, objective_of(model), groups(), groups(4), CONFIG, tmp_path)
 
 
 def test_the_order_of_batches_is_a_shuffle_of_all_networks() -> None:
     found = BatchOrder(groups(), 4, seed=0)
     assert found.per_epoch == 6
-    epochs = [[found.batch(e * 6 + i)[1] for i in range(6)] for e in range(2)]
+    epochs = [[found.batch(e * 6 + i).theta for i in range(6)] for e in range(2)]
     for epoch in epochs:
         seen = sorted(float(row[0]) for batch in epoch for row in batch)
-        assert seen == sorted(float(row[0]) for _, theta in groups() for row in theta)
+        assert seen == sorted(float(row[0]) for networks in groups() for row in networks.theta)
     first, second = ([float(row[0]) for batch in epoch for row in batch] for epoch in epochs)
     assert first != second
 
 
 def test_views_hide_what_they_say_and_keep_a_clean_target() -> None:
-    architecture, theta = groups()[1]
-    scaling = Scaling().fit(groups())
+    architecture, theta = groups()[1].architecture, groups()[1].theta
+    scaling = Scaling().fit((n.architecture, n.theta) for n in groups())
     config = ViewConfig(permute=False, noise=0.0, mask_ratio=0.5)
     view = make_view(theta, architecture, scaling, config, 8, torch.Generator().manual_seed(0))
     assert torch.equal(view.target, scaling(theta, architecture))
@@ -166,7 +182,8 @@ def test_views_hide_what_they_say_and_keep_a_clean_target() -> None:
 
 
 def test_erasing_hides_one_contiguous_part() -> None:
-    architecture, theta = groups(64)[0]
+    networks = groups(64)[0]
+    architecture, theta = networks.architecture, networks.theta
     config = ViewConfig(permute=False, noise=0.0, mask_ratio=0.0, erase=0.5)
     view = make_view(theta, architecture, Scaling(), config, 8, torch.Generator().manual_seed(0))
     hidden = ~view.visible
@@ -177,8 +194,8 @@ def test_erasing_hides_one_contiguous_part() -> None:
 
 
 def test_scaling_comes_back_and_survives_extremes() -> None:
-    scaling = Scaling().fit(groups())
-    for architecture, theta in groups():
+    scaling = Scaling().fit((n.architecture, n.theta) for n in groups())
+    for architecture, theta in ((n.architecture, n.theta) for n in groups()):
         variances = [b for b in architecture.blocks if b.role == "variance"]
         positive = theta.abs() + 0.1 if variances else theta
         again = scaling.inverse(scaling(positive, architecture), architecture)

@@ -20,7 +20,9 @@ class Batch:
 
     `visible` [B, P] is False where a number is hidden from the encoder (its
     value is 0 there); None when all is seen. `window` bounds the tokens that
-    are wanted, so that training need not encode them all.
+    are wanted, so that training need not encode them all; without `tokens` none is,
+    and an encoder that does not pool them spares itself the work.
+    With `predict`, an encoder that can says what stands where it sees nothing.
     """
 
     architecture: Architecture
@@ -28,6 +30,8 @@ class Batch:
     token_size: int
     visible: Tensor | None = None
     window: slice = field(default_factory=lambda: slice(None))
+    tokens: bool = True
+    predict: bool = False
 
     @property
     def grid(self) -> TokenGrid:
@@ -36,11 +40,16 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """`tokens` [B, T, Z] of the window, `model` [B, D], `units` [B, N, C] if there are any."""
+    """`tokens` [B, T, Z] of the window, `model` [B, D], `units` [B, N, C] if there are any.
+
+    `tokens` is [B, 0, Z] where none was wanted. `numbers` [B, P] are scaled numbers as the
+    encoder predicts them from what is visible, NaN where it makes no prediction.
+    """
 
     tokens: Tensor
     model: Tensor
     units: Tensor | None = None
+    numbers: Tensor | None = None
 
 
 class Encoder(nn.Module):

@@ -12,7 +12,7 @@ from ..figures.style import colours
 from ..model import ModelConfig
 from ..progress import show_progress
 from ..tracking import Tracker
-from ..training import TrainingConfig
+from ..training import ObjectiveConfig, TrainingConfig
 from ..zoo import Zoo
 from .comparison import EvaluationConfig, Trial, run_trial
 from .recording import record_summary, record_trial
@@ -45,6 +45,7 @@ class Outcome:
 def run_benchmark(
     zoo: Zoo,
     models: Sequence[ModelConfig],
+    objective: ObjectiveConfig,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     tracker: Tracker,
@@ -74,6 +75,7 @@ def run_benchmark(
                 "zoo": zoo.name,
                 "settings": {
                     "encoder": asdict(model.encoder),
+                    "objective": asdict(objective),
                     "training": asdict(own),
                     "zoo": zoo.recipe.identity(),
                 },
@@ -91,7 +93,15 @@ def run_benchmark(
                 run.log_dataset(zoo.properties, zoo.name, str(zoo.path))
                 with show_progress(name, own.num_steps, visible=progress) as on_step:
                     trial = run_trial(
-                        zoo, ground, model, own, evaluation, folder / name, run, on_step=on_step
+                        zoo,
+                        ground,
+                        model,
+                        objective,
+                        own,
+                        evaluation,
+                        folder / name,
+                        run,
+                        on_step=on_step,
                     )
                 uris[name] = record_trial(run, trial, zoo, folder / name)
             trials.append(trial)

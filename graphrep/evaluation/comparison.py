@@ -17,7 +17,7 @@ import torch
 from ..model import ModelConfig, WeightModel
 from ..representation import Representation
 from ..tracking import Run
-from ..training import Result, TrainingConfig, train
+from ..training import Networks, ObjectiveConfig, Result, TrainingConfig, build_objective, train
 from ..zoo import Zoo
 from .probe import Score, probe
 from .sampling import Ground, SampleStudy, SamplingConfig, study
@@ -83,6 +83,7 @@ def run_trial(
     zoo: Zoo,
     ground: Ground,
     model: ModelConfig,
+    objective: ObjectiveConfig,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     folder: Path,
@@ -93,7 +94,7 @@ def run_trial(
     """Train one encoder on the zoo's training split and judge it; resumes from `folder`."""
     name = model.encoder.name
     representation, result = train_representation(
-        zoo, model, training, folder / "training", run, on_step=on_step
+        zoo, model, objective, training, folder / "training", run, on_step=on_step
     )
     embedding = embed_splits(representation, zoo)
     scores = probe_all(embedding, zoo, evaluation.probes, training.seed)
@@ -107,6 +108,7 @@ def run_trial(
 def train_representation(
     zoo: Zoo,
     model: ModelConfig,
+    objective: ObjectiveConfig,
     training: TrainingConfig,
     folder: Path,
     run: Run,
@@ -114,12 +116,16 @@ def train_representation(
     on_step: Callable[[int], None] = lambda step: None,
 ) -> tuple[Representation, Result]:
     """A representation trained on the zoo's training split, the best step by validation loss."""
-    groups = {s: [(g.architecture, g.theta) for g in zoo.split(s).groups()] for s in SPLITS[:2]}
+    groups = {
+        s: [Networks(g.architecture, g.theta) for g in zoo.split(s).groups()] for s in SPLITS[:2]
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         weights = WeightModel(model)
+        wanted = build_objective(objective, weights)
     result = train(
         weights,
+        wanted,
         groups["train"],
         groups["validation"],
         training,

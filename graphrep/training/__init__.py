@@ -1,4 +1,4 @@
-"""Self-supervised training of weight models."""
+"""Training of weight models: a loop, and the objectives that it minimises."""
 
 from .loop import (
     Result as Result,
@@ -6,4 +6,12 @@ from .loop import (
     evaluate as evaluate,
     train as train,
 )
-from .views import ViewConfig as ViewConfig
+from .networks import Networks as Networks, Rows as Rows
+from .objectives import (
+    OBJECTIVES as OBJECTIVES,
+    Objective as Objective,
+    ObjectiveConfig as ObjectiveConfig,
+    SelfSupervisedConfig as SelfSupervisedConfig,
+    ViewConfig as ViewConfig,
+    build_objective as build_objective,
+)

@@ -1,4 +1,4 @@
-"""Self-supervised training of a weight model: masked reconstruction and contrast.
+"""Training of a weight model on any objective.
 
 Every draw of step n comes from (seed, n) alone, so a resumed run equals an
 unbroken one and all encoders see the same networks in the same order. Knows
@@ -12,23 +12,18 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..architecture import Architecture
-from ..encoders import Batch
 from ..files import write_whole
 from ..model import WeightModel
-from ..scaling import Thetas
-from ..tokens import token_grid
-from .losses import nt_xent, reconstruction
-from .views import View, ViewConfig, make_view
+from .networks import Networks, Rows
+from .objectives import Objective
 
-Group = tuple[Architecture, Thetas]  # networks of one architecture, theta [M, P]
 Metrics = dict[str, float]
 
 
@@ -43,16 +38,11 @@ class TrainingConfig:
     weight_decay: float = 3e-9  # on matrices
     warmup: float = 0.3  # share of the steps
     clip_norm: float = 1.0
-    window: int = 128  # tokens a network and step, from a random start
-    hidden_weight: float = 1.0  # of the reconstruction of what was masked
-    contrast_weight: float = 0.0  # of NT-Xent; benchmarks/LOG.md says why it is 0
-    temperature: float = 0.1
-    views: ViewConfig = field(default_factory=ViewConfig)
     validate_every: int = 200  # steps; the best model by validation loss is kept
     num_threads: int = 0  # 0 leaves torch's own choice
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "validate_every", "window"):
+        for name in ("num_steps", "batch_size", "validate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, got {getattr(self, name)}")
 
@@ -69,8 +59,9 @@ class Result:
 
 def train(
     model: WeightModel,
-    training: Sequence[Group],
-    validation: Sequence[Group],
+    objective: Objective,
+    training: Sequence[Networks],
+    validation: Sequence[Networks],
     config: TrainingConfig,
     folder: Path,
     *,
@@ -83,18 +74,18 @@ def train(
         ValueError: no networks, or `folder` holds a run of another configuration.
         FloatingPointError: the loss is no longer finite; the last checkpoint stays.
     """
-    if not any(len(theta) for _, theta in training):
+    if not any(len(networks) for networks in training):
         raise ValueError("the training split holds no networks")
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, config, folder, digest([*training, *validation]))
+    run = _Run(model, objective, config, folder, digest([*training, *validation]))
     run.resume(training)
     order = BatchOrder(training, config.batch_size, config.seed)
     while run.step < config.num_steps:
         started = time.perf_counter()
-        architecture, theta = order.batch(run.step)
-        losses = _losses(model, architecture, theta, config, _generator(config.seed, run.step))
+        rows = order.batch(run.step)
+        losses = objective.losses(model, rows, _generator(config.seed, run.step))
         loss = float(losses["loss"].detach())
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -110,7 +101,10 @@ def train(
             metrics["train/learning_rate"] = float(run.scheduler.get_last_lr()[0])
             on_metrics(metrics, run.step)
         if run.step % config.validate_every == 0 or last:
-            found = {f"validation/{k}": v for k, v in evaluate(model, validation, config).items()}
+            found = {
+                f"validation/{k}": v
+                for k, v in evaluate(model, objective, validation, config).items()
+            }
             on_metrics(found, run.step)
             run.keep(found)
     return run.finish()
@@ -120,11 +114,17 @@ class _Run:
     """What changes during training, and its copy on disk."""
 
     def __init__(
-        self, model: WeightModel, config: TrainingConfig, folder: Path, networks: str
+        self,
+        model: WeightModel,
+        objective: Objective,
+        config: TrainingConfig,
+        folder: Path,
+        networks: str,
     ) -> None:
-        self.model, self.config, self.folder, self.networks = model, config, folder, networks
-        matrices = [p for p in model.parameters() if p.dim() > 1]
-        others = [p for p in model.parameters() if p.dim() <= 1]
+        self.model, self.objective = model, objective
+        self.config, self.folder, self.networks = config, folder, networks
+        matrices = [p for p in self.parameters if p.dim() > 1]
+        others = [p for p in self.parameters if p.dim() <= 1]
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay},
@@ -144,16 +144,26 @@ class _Run:
         self.history: list[dict[str, float]] = []
 
     @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained: of the model, and of the objective alone."""
+        return [*self.model.parameters(), *self.objective.parameters()]
+
+    @property
     def settings(self) -> str:
         model = {"type": type(self.model.config.encoder).__name__, **asdict(self.model.config)}
-        settings = {"training": asdict(self.config), "model": model, "networks": self.networks}
+        settings = {
+            "training": asdict(self.config),
+            "objective": asdict(self.objective.config),
+            "model": model,
+            "networks": self.networks,
+        }
         return json.dumps(settings, sort_keys=True)
 
-    def resume(self, training: Sequence[Group]) -> None:
+    def resume(self, training: Sequence[Networks]) -> None:
         """Go on from the checkpoint in the folder; without one, fit the scaling and begin."""
         path = self.folder / "checkpoint.pt"
         if not path.exists():
-            self.model.scaling.fit(training)
+            self.model.scaling.fit((n.architecture, n.theta) for n in training)
             return
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
@@ -168,6 +178,7 @@ class _Run:
                 f"  asked: {self.settings}"
             )
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scheduler.load_state_dict(state["scheduler"])
         for name in ("step", "seconds", "best_step", "best_loss", "best", "history"):
@@ -177,7 +188,7 @@ class _Run:
         """One step of the optimiser."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimiser.step()
         self.scheduler.step()
         self.step += 1
@@ -192,6 +203,7 @@ class _Run:
         state = {
             "settings": self.settings,
             "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             **{
@@ -212,36 +224,38 @@ class _Run:
 class BatchOrder:
     """Which networks step n trains on: every epoch a new shuffle, a batch of one architecture."""
 
-    def __init__(self, groups: Sequence[Group], batch_size: int, seed: int) -> None:
+    def __init__(self, groups: Sequence[Networks], batch_size: int, seed: int) -> None:
         self.groups, self.batch_size, self.seed = groups, batch_size, seed
-        self.per_epoch = sum(-(-len(theta) // batch_size) for _, theta in groups)
+        self.per_epoch = sum(-(-len(networks) // batch_size) for networks in groups)
         self._epoch: tuple[int, list[tuple[int, Tensor]]] = (-1, [])
 
-    def batch(self, step: int) -> tuple[Architecture, Tensor]:
+    def batch(self, step: int) -> Rows:
         epoch, place = divmod(step, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffle(epoch))
         number, rows = self._epoch[1][place]
-        architecture, theta = self.groups[number]
-        return architecture, theta[rows]
+        return self.groups[number].take(rows)
 
     def _shuffle(self, epoch: int) -> list[tuple[int, Tensor]]:
         generator = _generator(self.seed, -1 - epoch)
         batches = [
             (number, rows)
-            for number, (_, theta) in enumerate(self.groups)
-            for rows in torch.randperm(len(theta), generator=generator).split(self.batch_size)
+            for number, networks in enumerate(self.groups)
+            for rows in torch.randperm(len(networks), generator=generator).split(self.batch_size)
         ]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def digest(groups: Sequence[Group]) -> str:
+def digest(groups: Sequence[Networks]) -> str:
     """Tells one set of networks from another: 16 hex digits."""
     found = hashlib.sha256()
-    for architecture, theta in groups:
-        found.update(architecture.fingerprint.encode())
-        for rows in theta.split(4096):
+    for networks in groups:
+        found.update(networks.architecture.fingerprint.encode())
+        for rows in networks.theta.split(4096):
             found.update(rows.contiguous().numpy().tobytes())
+        for extra in (networks.targets, networks.successor):
+            if extra is not None:
+                found.update(extra.contiguous().numpy().tobytes())
     return found.hexdigest()[:16]
 
 
@@ -250,58 +264,22 @@ def _generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step + 500_000) % 2**63)
 
 
-def _losses(
-    model: WeightModel,
-    architecture: Architecture,
-    theta: Tensor,
-    config: TrainingConfig,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """All terms for one batch; the second view is made only when contrast counts."""
-    size = model.config.token_size
-    view = make_view(theta, architecture, model.scaling, config.views, size, generator)
-    num_tokens = token_grid(architecture, size).num_tokens
-    window = slice(0, num_tokens)
-    if num_tokens > config.window:
-        start = int(torch.randint(num_tokens - config.window + 1, (), generator=generator))
-        window = slice(start, start + config.window)
-    seen, hidden, embedding = _reconstruct(model, architecture, view, window)
-    losses = {"seen": seen, "hidden": hidden}
-    losses["loss"] = seen + config.hidden_weight * hidden
-    if config.contrast_weight:
-        other = make_view(theta, architecture, model.scaling, config.views, size, generator)
-        batch = Batch(architecture, other.values, size, other.visible, window)
-        projected = model.projection(embedding), model.projection(model.encoder(batch).model)
-        losses["contrast"] = nt_xent(*projected, config.temperature)
-        losses["loss"] = losses["loss"] + config.contrast_weight * losses["contrast"]
-    return losses
-
-
-def _reconstruct(
-    model: WeightModel, architecture: Architecture, view: View, window: slice
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Errors of what was seen and hidden, and the model embedding."""
-    size = model.config.token_size
-    grid = token_grid(architecture, size)
-    embedding = model.encoder(Batch(architecture, view.values, size, view.visible, window))
-    found = model.decoder(embedding.tokens, grid.position[window])
-    target, visible = (grid.cut(t)[:, window] for t in (view.target, view.visible.to(found)))
-    seen, hidden = reconstruction(found, target, grid.mask[window], visible > 0)
-    return seen, hidden, embedding.model
-
-
 @torch.no_grad()
-def evaluate(model: WeightModel, groups: Sequence[Group], config: TrainingConfig) -> Metrics:
+def evaluate(
+    model: WeightModel, objective: Objective, groups: Sequence[Networks], config: TrainingConfig
+) -> Metrics:
     """Mean losses over all networks, with the same views every time."""
     model.eval()
+    objective.eval()
     totals: dict[str, float] = {}
     num = 0
-    for number, (architecture, theta) in enumerate(groups):
-        for part, rows in enumerate(theta.split(256)):
+    for number, networks in enumerate(groups):
+        for part, index in enumerate(torch.arange(len(networks)).split(256)):
             generator = _generator(config.seed, -1_000_000 - 1000 * number - part)
-            losses = _losses(model, architecture, rows, config, generator)
-            num += len(rows)
+            losses = objective.losses(model, networks.take(index), generator)
+            num += len(index)
             for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
+                totals[name] = totals.get(name, 0.0) + float(value) * len(index)
     model.train()
+    objective.train()
     return {name: total / max(1, num) for name, total in totals.items()}

@@ -34,3 +34,12 @@ def nt_xent(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     num = len(one)
     partner = torch.cat([torch.arange(num, 2 * num), torch.arange(num)]).to(one.device)
     return F.cross_entropy(similarity, partner)
+
+
+def positives(one: Tensor, other: Tensor) -> Tensor:
+    """Two views of a network pulled together, [B, H] each: mean of 1 - cosine, in [0, 2].
+
+    Source: E_c+D of arXiv:2110.15288, whose code drives the cosine of positives to 0;
+    what the paper says, and this, drives it to 1.
+    """
+    return (1 - F.cosine_similarity(one, other, dim=1, eps=1e-6)).mean()

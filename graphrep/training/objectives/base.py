@@ -1,0 +1,34 @@
+"""What every objective of training is: losses of a batch, and modules of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...encoders import Batch
+from ...model import WeightModel
+from ..networks import Rows
+
+
+class Objective(nn.Module):
+    """Losses of networks under a model; owns what is trained for the objective alone.
+
+    All random numbers of a batch come from the generator that is handed in (on the CPU),
+    so that a resumed run draws what an unbroken one does.
+    """
+
+    config: Any  # its settings, a dataclass
+
+    def losses(
+        self, model: WeightModel, rows: Rows, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Scalars by name; `loss` is what is minimised, a mean over the networks in `rows`."""
+        raise NotImplementedError
+
+
+def plain_batch(model: WeightModel, rows: Rows, *, tokens: bool = False) -> Batch:
+    """The networks as they are, nothing hidden."""
+    values = model.scaling(rows.theta, rows.architecture)
+    return Batch(rows.architecture, values, model.config.token_size, tokens=tokens)
