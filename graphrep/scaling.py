@@ -14,19 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .architecture.reorder import tensor_of
 
 ROLES = (
     "weight", "bias", "scale", "shift", "mean", "variance",
     "slope", "position", "table", "opaque", "other",
 )  # fmt: skip
 FIT_SIZE = 200_000  # numbers a role at most; quantiles of more would not be sharper
+LARGEST = 1e18  # farther numbers count as this far: their square is finite in float32
 FIT_VALUES = 20_000_000  # numbers of one architecture that are read for it
 
 
@@ -40,16 +40,24 @@ class Thetas(Protocol):
     def split(self, num: int, /) -> Iterable[Tensor]: ...
 
 
-@lru_cache(maxsize=64)
-def _roles_and_gains(architecture: Architecture) -> tuple[Tensor, Tensor]:
-    """For each number of theta its role's index and the gain sqrt(fan-in), [P] each."""
-    role = torch.full((architecture.num_parameters,), ROLES.index("other"))
-    gain = torch.ones(architecture.num_parameters)
+class Segment(NamedTuple):
+    """Neighbours in theta of one role and gain."""
+
+    part: slice
+    role: int  # place in ROLES
+    gain: float  # sqrt(fan-in) of weights and their biases, 1 for all else
+
+
+@lru_cache(maxsize=4096)
+def segments(architecture: Architecture) -> tuple[Segment, ...]:
+    """theta from its first number to its last, role by role."""
+    role: dict[str, int] = {}
+    gain: dict[str, float] = {}
     fan_in: dict[str, int] = {}
     for block in architecture.blocks:
         spec = architecture.tensor[block.tensor]
         number = ROLES.index(block.role) if block.role in ROLES else ROLES.index("other")
-        tensor_of(spec, role).fill_(number)
+        role[block.tensor] = number
         if block.role == "weight" and block.target_axis is not None:
             axes = block.layout[block.target_axis] if block.layout else (block.target_axis,)
             num_rows = prod(spec.shape[axis] for axis in axes)
@@ -57,8 +65,18 @@ def _roles_and_gains(architecture: Architecture) -> tuple[Tensor, Tensor]:
     for block in architecture.blocks:
         source = block.tensor if block.role == "weight" else block.leader
         if block.role in ("weight", "bias") and source in fan_in:
-            tensor_of(architecture.tensor[block.tensor], gain).fill_(fan_in[source] ** 0.5)
-    return role, gain
+            gain[block.tensor] = fan_in[source] ** 0.5
+    found: list[Segment] = []
+    for spec in architecture.stored:
+        assert spec.offset is not None
+        number = role.get(spec.name, ROLES.index("other"))
+        segment = Segment(
+            slice(spec.offset, spec.offset + spec.numel), number, gain.get(spec.name, 1.0)
+        )
+        if found and found[-1][1:] == segment[1:]:
+            segment = segment._replace(part=slice(found.pop().part.start, segment.part.stop))
+        found.append(segment)
+    return tuple(found)
 
 
 class Scaling(nn.Module):
@@ -80,11 +98,10 @@ class Scaling(nn.Module):
         """
         values: dict[int, list[Tensor]] = {}
         for architecture, theta in groups:
-            role, gain = _roles_and_gains(architecture)
             step = max(1, len(theta) * architecture.num_parameters // FIT_VALUES)
             some = theta[torch.arange(0, len(theta), step)]
-            for number in torch.unique(role).tolist():
-                chosen = (some * gain)[:, role == number].flatten()
+            for part, number, gain in segments(architecture):
+                chosen = (some[:, part] * gain).flatten()
                 values.setdefault(number, []).append(chosen[torch.isfinite(chosen)])
         for number, parts in values.items():
             found = torch.cat(parts)
@@ -96,23 +113,27 @@ class Scaling(nn.Module):
             self.scale[number] = max(float(high - low) / 2.5631, 1e-6)  # a normal's deviation
         return self
 
-    def _terms(self, architecture: Architecture, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        role, gain = (t.to(like.device) for t in _roles_and_gains(architecture))
-        return (
-            gain.to(like.dtype),
-            self.centre[role].to(like.dtype),
-            self.scale[role].to(like.dtype),
-        )
-
     def forward(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """theta [B, P] -> scaled [B, P]; NaN becomes 0 and infinities stay finite."""
-        gain, centre, scale = self._terms(architecture, theta)
-        return torch.asinh(torch.nan_to_num((theta * gain - centre) / scale))
+        parts = []
+        for part, role, gain in segments(architecture):
+            scale, centre = self.scale[role].to(theta), self.centre[role].to(theta)
+            parts.append(_asinh((theta[:, part] * (gain / scale)).sub_(centre / scale)))
+        return torch.cat(parts, 1) if parts else theta.clone()
 
     def inverse(self, scaled: Tensor, architecture: Architecture) -> Tensor:
         """The inverse of `forward`; variances come back positive."""
-        gain, centre, scale = self._terms(architecture, scaled)
-        theta = (torch.sinh(scaled) * scale + centre) / gain
-        role, _ = _roles_and_gains(architecture)
-        variance = (role == ROLES.index("variance")).to(theta.device)
-        return torch.where(variance, theta.clamp(min=1e-6), theta)
+        parts = []
+        for part, role, gain in segments(architecture):
+            scale, centre = self.scale[role].to(scaled), self.centre[role].to(scaled)
+            numbers = torch.sinh(scaled[:, part]) * (scale / gain) + centre / gain
+            parts.append(numbers.clamp(min=1e-6) if ROLES[role] == "variance" else numbers)
+        return torch.cat(parts, 1) if parts else scaled.clone()
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """asinh by log1p, four times as fast as torch's on CPUs; NaN becomes 0."""
+    far = torch.nan_to_num(x).abs().clamp(max=LARGEST)
+    inner = far.square()
+    inner = inner.div((inner + 1).sqrt().add(1)).add(far)
+    return torch.copysign(torch.log1p(inner), x)

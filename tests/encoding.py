@@ -21,7 +21,7 @@ from .architectures import CASES, Case
 from .nested import DESIGNS, Design
 
 every_case = pytest.mark.parametrize("case", [*CASES, *DESIGNS], ids=lambda case: case.name)
-GRAPH = GraphEncoderConfig(unit_dim=12, edge_dim=4, value_dim=3, num_rounds=2)
+GRAPH = GraphEncoderConfig(unit_dim=12, linear_dim=2, curved_dim=3, value_dim=3, num_rounds=2)
 TOKEN = TokenEncoderConfig(model_dim=16, num_heads=2, num_layers=1)
 ENCODERS = [GRAPH, TOKEN, StatisticsEncoderConfig(), RawEncoderConfig()]
 

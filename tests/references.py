@@ -12,8 +12,10 @@ from torch import Tensor
 from torch_geometric.utils import scatter
 
 from graphrep.architecture import Architecture
-from graphrep.encoders import GraphEncoder
-from graphrep.encoders.message_passing import Message, Round
+from graphrep.architecture.spec import Block
+from graphrep.encoders import Batch, GraphEncoder
+from graphrep.encoders.layout import layout_of
+from graphrep.encoders.message_passing import Round
 from graphrep.graph import ParameterGraph
 from graphrep.scaling import ROLES
 
@@ -24,30 +26,30 @@ def explicit_units(encoder: GraphEncoder, architecture: Architecture, values: Te
     Reads the PyG view: edges that share block, source and target are one bundle.
     """
     data = ParameterGraph(architecture, values).to_pyg()
-    names = {u.name: i for i, u in enumerate(architecture.units)}
     num_nodes = sum(u.size for u in architecture.units)
     state = _start_without_numbers(encoder, architecture, values)
-    bundles: dict[int, tuple[Tensor, Tensor]] = {}
+    bundles: list[tuple[Block, Tensor, Tensor]] = []
     for number, block in enumerate(architecture.blocks):
         chosen = data.edge_block == number
         ends = data.edge_index[:, chosen]
-        number_of = data.edge_attr[chosen, 0]
+        number_of = data.edge_attr[chosen, :1]
         role = encoder.role.weight[ROLES.index(block.role) if block.role in ROLES else -1]
         position = data.edge_attr[chosen, 1:]
         feature = torch.cat([position, role.expand(len(position), -1)], 1)
-        if block.source is None:
-            if block.target is not None:
-                functions = encoder.diagonal(feature) / block.num_features**0.5
-                state += scatter(number_of.unsqueeze(1) * functions, ends[1], 0, num_nodes, "sum")
-            continue
-        functions = encoder.kernel(feature) / block.num_features**0.5
-        pair, where = torch.unique(ends, dim=1, return_inverse=True)
-        total = scatter(number_of.unsqueeze(1) * functions, where, 0, pair.shape[1], "sum")
-        edge = encoder.edge_start(F.gelu(total)) + total[:, : encoder.config.edge_dim]
-        bundles[number] = (pair, edge)
-    for layer in encoder.rounds:
+        if block.source is not None:
+            functions = encoder.kernel(feature) / block.num_features**0.5
+            pair, where = torch.unique(ends, dim=1, return_inverse=True)
+            total = scatter(number_of * functions, where, 0, pair.shape[1], "sum")
+            bundles.append((block, pair, total))
+        elif block.target is not None:
+            functions = encoder.diagonal(feature) / block.num_features**0.5
+            state += scatter(number_of * functions, ends[1], 0, num_nodes, "sum")
+    for number, layer in enumerate(encoder.rounds):
         assert isinstance(layer, Round)
-        state, bundles = _round(layer, architecture, state, bundles, names, num_nodes)
+        chunk = [
+            (b, pair, total.chunk(len(encoder.rounds), 1)[number]) for b, pair, total in bundles
+        ]
+        state = _round(layer, architecture, state, chunk)
     return state
 
 
@@ -55,39 +57,42 @@ def _start_without_numbers(
     encoder: GraphEncoder, architecture: Architecture, values: Tensor
 ) -> Tensor:
     """The encoder's own start on a network whose diagonal numbers are all zero."""
-    from graphrep.encoders import Batch
-
     zero = Batch(architecture, torch.zeros_like(values).unsqueeze(0), 8)
-    start = encoder._start(zero)
-    return torch.cat([start[u.name] for u in architecture.units], 1)[0].clone()
+    return encoder._start(zero, layout_of(architecture))[0].clone()
 
 
-def _round(layer, architecture, state, bundles, names, num_nodes):
+def _round(
+    layer: Round,
+    architecture: Architecture,
+    state: Tensor,
+    bundles: list[tuple[Block, Tensor, Tensor]],
+) -> Tensor:
     normal = layer.norm(state)
-    incoming, outgoing = torch.zeros_like(state), torch.zeros_like(state)
-    count_in, count_out = torch.zeros(len(names)), torch.zeros(len(names))
+    names = {u.name: i for i, u in enumerate(architecture.units)}
     owner = torch.cat([torch.full((u.size,), i) for i, u in enumerate(architecture.units)])
-    updated = {}
-    for number, (pair, edge) in bundles.items():
-        block = architecture.blocks[number]
-        source, target = normal[pair[0]], normal[pair[1]]
-        inner = layer.edge_in(edge) + layer.edge_target(target) + layer.edge_source(source)
-        edge = edge + layer.edge_out(F.gelu(inner))
-        updated[number] = (pair, edge)
-        reached = owner == names[block.target]
-        incoming[reached] += _message(layer.forward_message, edge, source, pair[1], num_nodes)[
-            reached
-        ]
-        reached = owner == names[block.source]
-        outgoing[reached] += _message(layer.backward_message, edge, target, pair[0], num_nodes)[
-            reached
-        ]
+    forward, backward = layer.values(normal)
+    width = (bundles[0][2].shape[1] if bundles else 0) * layer.value_dim
+    incoming, outgoing = state.new_zeros(len(state), width), state.new_zeros(len(state), width)
+    count_in, count_out = torch.zeros(len(names)), torch.zeros(len(names))
+    for block, pair, mixed in bundles:
+        linear = layer.num_linear
+        said = torch.cat([mixed[:, :linear], F.gelu(mixed[:, linear:] + layer.bias)], 1)
+        for heard, at, values in (
+            (incoming, pair[1], forward[pair[0]]),
+            (outgoing, pair[0], backward[pair[1]]),
+        ):
+            message = said.unsqueeze(2) * values.unsqueeze(1)  # [edges, E, V]
+            total = scatter(message, at, 0, len(state), "sum")
+            degree = scatter(torch.ones(len(at)).to(state), at, 0, len(state), "sum")
+            degree = degree.clamp(min=1).view(-1, 1, 1)
+            means = torch.cat([total[:, :linear] / degree.sqrt(), total[:, linear:] / degree], 1)
+            heard += means.flatten(1)
         count_in[names[block.target]] += 1
         count_out[names[block.source]] += 1
     incoming = incoming / count_in.clamp(min=1)[owner].unsqueeze(1)
     outgoing = outgoing / count_out.clamp(min=1)[owner].unsqueeze(1)
     heard = F.linear(_kin(architecture, normal, names, owner), layer.kin)
-    return layer.units(state, normal, incoming, outgoing, heard), updated
+    return layer.update(state, normal, incoming, outgoing, heard)
 
 
 def _kin(architecture, normal, names, owner):
@@ -104,10 +109,3 @@ def _kin(architecture, normal, names, owner):
             kinds_of_children[names[parent.units]] += 1
     children /= kinds_of_children.clamp(min=1)[owner].unsqueeze(1)
     return torch.cat([children, parents], 1)
-
-
-def _message(message: Message, edge: Tensor, neighbour: Tensor, at: Tensor, num: int) -> Tensor:
-    value = message.value(neighbour).view(-1, message.edge_dim, message.value_dim)
-    mixed = (edge.unsqueeze(2) * value).flatten(1)
-    carried = torch.cat([mixed, edge, edge.square()], 1)
-    return message.out(scatter(carried, at, 0, num, "mean"))

@@ -20,6 +20,7 @@ from graphrep.encoders import (
     StatisticsEncoderConfig,
 )
 from graphrep.encoders.base import depth_weights
+from graphrep.encoders.layout import layout_of
 from graphrep.tokens import token_grid
 from graphrep.training import (
     Networks,
@@ -131,9 +132,9 @@ def test_token_latents_read_the_sources_of_their_own_group_only() -> None:
     design = next(d for d in DESIGNS if d.name == "grouped-convolution")
     architecture = design.architecture()
     grid = token_grid(architecture, 8)
-    state = {u.name: torch.arange(float(u.size)).view(1, -1, 1) for u in architecture.units}
-    batch = Batch(architecture, networks(architecture, 1), 8)
-    found = GraphEncoder._source_means(batch, state, torch.zeros(1, 1, 1))[0, :, 0]
+    state = torch.cat([torch.arange(float(u.size)) for u in architecture.units]).view(1, -1, 1)
+    batch, layout = Batch(architecture, networks(architecture, 1), 8), layout_of(architecture)
+    found = GraphEncoder._source_means(batch, layout, state, torch.zeros(1, 1, 1))[0, :, 0]
     here = grid.position[:, 1] == grid.layers.index("conv2.weight")
     group = grid.position[here, 2] // 3
     assert torch.equal(found[here], group * 2 + 0.5)  # channels 2g and 2g + 1

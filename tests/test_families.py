@@ -237,7 +237,7 @@ def test_the_graph_embedding_ignores_the_order_of_units(name: str) -> None:
 @cache
 def _encoder() -> GraphEncoder:
     torch.manual_seed(0)
-    config = GraphEncoderConfig(unit_dim=12, edge_dim=4, value_dim=3, num_rounds=2)
+    config = GraphEncoderConfig(unit_dim=12, linear_dim=2, curved_dim=2, value_dim=3, num_rounds=2)
     return GraphEncoder(config, token_size=8, latent_dim=8).double().eval()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graphrep.architecture.reorder import tensor_of
-from graphrep.scaling import Scaling, _roles_and_gains
+from graphrep.scaling import Scaling, segments
 
 from .nested import DESIGNS, Design
 
@@ -27,7 +27,10 @@ every_design = pytest.mark.parametrize("design", DESIGNS, ids=lambda design: des
 @every_design
 def test_the_gain_is_the_root_of_the_fan_in(design: Design) -> None:
     architecture = design.architecture()
-    _, gain = _roles_and_gains(architecture)
+    gain = torch.zeros(architecture.num_parameters)
+    for segment in segments(architecture):
+        gain[segment.part] = segment.gain
+    assert (gain >= 1).all()  # every number of theta is in a segment
     for name, expected in FAN_IN.get(design.name, {}).items():
         found = tensor_of(architecture.tensor[name], gain)
         assert torch.allclose(found, torch.full_like(found, expected**0.5)), name

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architecture import Architecture
-from ..architecture.reorder import read_block
 from ..tokens import TokenGrid, token_grid
-
-QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +54,7 @@ class Encoder(nn.Module):
 
     embedding_dim: int
     latent_dim: int
+    invariant = False  # whether the model embedding ignores the order of hidden units
 
     def forward(self, batch: Batch) -> Embedding:
         raise NotImplementedError
@@ -74,36 +72,3 @@ def depth_weights(num: int, num_slots: int, like: Tensor) -> Tensor:
     weights = (1 - (place - slots).abs()).clamp(min=0)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
     return weights.to(like)
-
-
-def layer_moments(values: Tensor, architecture: Architecture, num_slots: int) -> Tensor:
-    """s(W): mean, variance and quantiles of each layer's numbers, [B, slots * 14].
-
-    Weights and the diagonal numbers (biases, norms) of a layer apart. Source:
-    Unterthiner et al. 2020, arXiv:2002.11448; layers are spread over slots by depth.
-    """
-    parts = []
-    for kinds in (("dense", "lookup", "opaque"), ("diagonal",)):
-        layers: dict[str, list[Tensor]] = {}
-        for block in architecture.blocks:
-            if block.kind in kinds and block.num_edges:
-                numbers = read_block(architecture, block, values).flatten(1)
-                layers.setdefault(block.leader or block.tensor, []).append(numbers)
-        rows = [moments(torch.cat(numbers, 1)) for numbers in layers.values()]
-        if not rows:
-            parts.append(values.new_zeros(len(values), num_slots * (2 + len(QUANTILES))))
-            continue
-        stacked = torch.stack(rows, 1)  # [B, layers, 7]
-        spread = depth_weights(len(rows), num_slots, stacked) @ stacked
-        parts.append(spread.flatten(1))
-    return torch.cat(parts, 1)
-
-
-def moments(numbers: Tensor) -> Tensor:
-    """Mean, variance and quantiles of each row: [B, n] -> [B, 7]."""
-    quantiles = torch.quantile(numbers, numbers.new_tensor(QUANTILES), dim=1).T
-    centre = numbers.mean(1, keepdim=True)
-    return torch.cat([centre, numbers.var(1, unbiased=False, keepdim=True), quantiles], 1)
-
-
-NUM_MOMENTS = 2 * (2 + len(QUANTILES))

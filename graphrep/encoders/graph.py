@@ -7,9 +7,11 @@ embedding does not depend on the order of hidden units.
 Sources: Kofinas et al. 2024, arXiv:2403.12143 and Lim et al. 2024, arXiv:2312.04501.
 Differences: dense blocks instead of explicit edges; kernels embedded through
 their positions instead of padded; topology from the architecture, not from values;
-the layers' moments stand beside the learned part of the embedding.
+edges say functions of their numbers and carry no state; the layers' moments stand
+beside the learned part of the embedding.
 
-Letters in shapes: B batch, N units, C unit channels, E edge channels, T tokens.
+Letters in shapes: B batch, N units, C unit channels, E edge channels, R rank of the
+prediction of numbers, T tokens, K numbers an edge or unit of all blocks.
 """
 
 from __future__ import annotations
@@ -19,16 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..architecture import Architecture, Block
 from ..architecture.reorder import read_block
-from ..architecture.rules import ACTIVATIONS
 from ..scaling import ROLES
-from .base import NUM_MOMENTS, Batch, Embedding, Encoder, depth_weights, layer_moments
-from .message_passing import Kin, Round, fold, kin, unfold
-
-KINDS = ("input", "hidden", "output", "fixed")
-ACTIVATION_NAMES = ("none", "other", *ACTIVATIONS.split())
-NUM_FREQUENCIES = 6
+from .base import Batch, Embedding, Encoder, depth_weights
+from .layout import ACTIVATION_NAMES, KINDS, NUM_FREQUENCIES, Features, Layout, layout_of
+from .message_passing import Functions, Round, exchange, fold, unfold
+from .moments import NUM_MOMENTS, layer_moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,147 +34,211 @@ class GraphEncoderConfig:
     """Settings of `GraphEncoder`; see conf/encoder/graph.yaml."""
 
     name: str = "graph"
-    unit_dim: int = 48
-    edge_dim: int = 8
-    value_dim: int = 8  # per edge channel
+    unit_dim: int = 64
+    linear_dim: int = 4  # channels of an edge that are linear in its numbers
+    curved_dim: int = 8  # channels that are not
+    value_dim: int = 8  # values that a unit says along its edges
     num_rounds: int = 3
+    rank: int = 32  # of predicted numbers, between the units at an edge's two ends
     num_slots: int = 4  # depths kept apart in the embedding; at least the zoo's layers is best
     moments: bool = True  # layer moments beside the learned part
 
     def __post_init__(self) -> None:
-        for field in ("unit_dim", "edge_dim", "value_dim", "num_rounds", "num_slots"):
+        for field in ("unit_dim", "linear_dim", "curved_dim", "num_rounds", "rank", "num_slots"):
             if getattr(self, field) < 1:
                 raise ValueError(f"encoder.{field} must be at least 1, got {getattr(self, field)}")
+        if self.value_dim < 2:
+            raise ValueError(f"encoder.value_dim must be at least 2, got {self.value_dim}")
 
 
 class GraphEncoder(Encoder):
     """Networks of any architecture -> latents of tokens, units and the whole."""
 
+    invariant = True
+
     def __init__(self, config: GraphEncoderConfig, token_size: int, latent_dim: int) -> None:
         super().__init__()
         self.config, self.latent_dim = config, latent_dim
-        C, E = config.unit_dim, config.edge_dim
+        C, E = config.unit_dim, config.linear_dim + config.curved_dim
         self.role = nn.Embedding(len(ROLES), C)
-        self.kernel = nn.Sequential(nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, 2 * E))
-        self.kernel_seen = nn.Linear(C, E)
-        self.edge_start = nn.Linear(2 * E, E)
+        self.kernel = nn.Sequential(
+            nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, config.num_rounds * E)
+        )
+        self.kernel_hidden = nn.Linear(C, config.num_rounds * E)
         self.diagonal = nn.Sequential(nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, C))
-        self.diagonal_seen = nn.Linear(C, C)
+        self.diagonal_hidden = nn.Linear(C, C)
         self.kind = nn.Embedding(len(KINDS), C)
         self.activation = nn.Embedding(len(ACTIVATION_NAMES), C)
-        self.place = nn.Linear(2 * 2 * NUM_FREQUENCIES, C)
-        self.rounds = nn.ModuleList(Round(C, E, config.value_dim) for _ in range(config.num_rounds))
+        self.place = nn.Linear(4 * NUM_FREQUENCIES, C)
+        self.rounds = nn.ModuleList(
+            Round(C, config.linear_dim, config.curved_dim, config.value_dim)
+            for _ in range(config.num_rounds)
+        )
+        self.norm = nn.LayerNorm(C)
+        self.predict_target = nn.Linear(C, config.rank)
+        self.predict_source = nn.Linear(C, config.rank)
+        self.predict_kernel = nn.Sequential(
+            nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, 3 * config.rank + 1)
+        )
+        self.predict_diagonal = nn.Sequential(nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, C + 1))
         self.token_own = nn.Linear(2 * token_size, C)
         self.token_ends = nn.Linear(2 * C, C)
         self.token_mix = nn.Sequential(
             nn.LayerNorm(C), nn.Linear(C, 2 * C), nn.GELU(), nn.Linear(2 * C, C)
         )
         self.token_out = nn.Linear(C + token_size, latent_dim)
-        learned = config.num_slots * (2 * C + 2 * E)
+        learned = config.num_slots * 2 * C
         self.embedding_dim = learned + config.moments * config.num_slots * NUM_MOMENTS
 
     def forward(self, batch: Batch) -> Embedding:
-        a = batch.architecture
-        state = self._start(batch)
-        edges = {i: self._edge(batch, b) for i, b in enumerate(a.blocks) if b.source is not None}
-        nested = kin(a, batch.values.device)
-        for layer in self.rounds:
+        layout = layout_of(batch.architecture)
+        state = self._start(batch, layout)
+        functions = self._functions(batch, layout.edges)
+        for number, layer in enumerate(self.rounds):
             assert isinstance(layer, Round)
-            state, edges = self._round(layer, a, state, edges, nested)
-        none = batch.values.new_zeros(len(batch.values), 0, self.config.unit_dim)
-        units = torch.cat([none, *(state[u.name] for u in a.units)], 1)
+            state = self._round(layer, batch, layout, state, [f[number] for f in functions])
+        tokens = state.new_zeros(len(state), 0, self.latent_dim)
+        if batch.tokens:
+            tokens = self._tokens(batch, layout, state)
         return Embedding(
-            tokens=self._tokens(batch, units, state),
-            model=self._pool(batch, state, edges),
-            units=units,
+            tokens=tokens,
+            model=self._pool(batch, layout, state),
+            units=state,
+            numbers=self._predict(batch, layout, state) if batch.predict else None,
         )
 
-    def _start(self, batch: Batch) -> dict[str, Tensor]:
+    def _start(self, batch: Batch, layout: Layout) -> Tensor:
         """What a unit is before it hears of others: kind, activation, depth, its own numbers."""
-        a, B = batch.architecture, len(batch.values)
-        state = {}
-        for number, units in enumerate(a.units):
-            names = [n if n in ACTIVATION_NAMES else "other" for n in units.activations] or ["none"]
-            chosen = torch.tensor([ACTIVATION_NAMES.index(n) for n in names]).to(
-                batch.values.device
-            )
-            fixed = torch.linspace(-1, 1, units.size) if units.fixed else torch.zeros(units.size)
-            depth = torch.full((units.size,), number / max(1, len(a.units) - 1))
-            place = self.place(_waves(torch.stack([depth, fixed], 1)).to(batch.values))
-            kind = self.kind.weight[KINDS.index(units.kind)]
-            start = place + kind + self.activation(chosen).mean(0)
-            state[units.name] = start.expand(B, *start.shape)
-        for block in a.blocks:
-            if block.kind == "diagonal" and block.target is not None:
-                numbers = read_block(a, block, batch.values)  # [B, n, k]
-                functions = self.diagonal(self._features(block)) / block.num_features**0.5
-                added = numbers @ functions
-                if batch.visible is not None:
-                    seen = read_block(a, block, batch.visible.to(numbers))
-                    role = self.role.weight[_role(block)]
-                    added = added + (1 - seen.mean(-1, keepdim=True)) * self.diagonal_seen(role)
-                state[block.target] = state[block.target] + added
-        return state
+        like, device = self.role.weight, batch.values.device
+        state = self.place(layout.waves.to(like)) + self.kind.weight[layout.kind.to(device)]
+        state = state + layout.activation.to(like) @ self.activation.weight
+        added: dict[str, list[Tensor]] = {name: [] for name in layout.units}
+        features = layout.diagonals
+        functions = self.diagonal(self._described(features)).split(features.sizes)
+        hidden = self.diagonal_hidden(self.role.weight[features.block_role.to(device)])
+        for block, function, unseen in zip(features.blocks, functions, hidden, strict=True):
+            assert block.target is not None
+            numbers = read_block(batch.architecture, block, batch.values)  # [B, n, k]
+            own = numbers @ function / block.num_features**0.5
+            if batch.visible is not None:
+                seen = read_block(batch.architecture, block, batch.visible).to(numbers)
+                own = own + (1 - seen.mean(-1, keepdim=True)) * unseen
+            added[block.target].append(own)
+        return state + self._by_group(layout, added, batch, self.config.unit_dim)
 
-    def _features(self, block: Block) -> Tensor:
-        """What is known of each number of a unit pair: its position and role, [k, 4 + C]."""
-        role = self.role.weight[_role(block)]
-        positions = block.positions().to(role)
-        return torch.cat([positions, role.expand(len(positions), -1)], 1)
+    def _described(self, features: Features) -> Tensor:
+        """What is known of each number of an edge or unit: its position and role, [K, 4 + C]."""
+        role = self.role.weight[features.role.to(self.role.weight.device)]
+        return torch.cat([features.positions.to(role), role], 1)
 
-    def _edge(self, batch: Batch, block: Block) -> Tensor:
-        """A unit pair's numbers, whatever their count, as edge channels: [B * groups, t, s, E]."""
-        numbers = read_block(batch.architecture, block, batch.values)
-        functions = self.kernel(self._features(block)) / block.num_features**0.5
-        edge = self.edge_start(nn.functional.gelu(numbers @ functions))
-        edge = edge + numbers @ functions[:, : edge.shape[-1]]
-        if batch.visible is not None:
-            seen = read_block(batch.architecture, block, batch.visible.to(numbers))
-            role = self.role.weight[_role(block)]
-            edge = edge + (1 - seen.mean(-1, keepdim=True)) * self.kernel_seen(role)
-        return fold(edge, block.groups)
+    def _functions(self, batch: Batch, features: Features) -> list[list[Functions]]:
+        """The channels of each block, a list of rounds for each."""
+        rounds, num_linear = self.config.num_rounds, self.config.linear_dim
+        kernels = self.kernel(self._described(features)).split(features.sizes)
+        role = self.role.weight[features.block_role.to(batch.values.device)]
+        hidden = self.kernel_hidden(role).unflatten(1, (rounds, -1))
+        return [
+            [
+                Functions(kernel, unseen, layer.bias, num_linear)
+                for kernel, unseen, layer in zip(
+                    (kernels[i] / block.num_features**0.5).chunk(rounds, 1),
+                    hidden[i],
+                    self.rounds,
+                    strict=True,
+                )
+            ]
+            for i, block in enumerate(features.blocks)
+        ]
 
     @staticmethod
-    def _round(
-        layer: Round,
-        a: Architecture,
-        state: dict[str, Tensor],
-        edges: dict[int, Tensor],
-        nested: list[Kin],
-    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-        normal = {name: layer.norm(s) for name, s in state.items()}
-        incoming = {name: torch.zeros_like(s) for name, s in state.items()}
-        outgoing = {name: torch.zeros_like(s) for name, s in state.items()}
-        counts_in: dict[str, int] = {}
-        counts_out: dict[str, int] = {}
-        updated = {}
-        for number, edge in edges.items():
-            block = a.blocks[number]
-            assert block.source is not None and block.target is not None
-            source = fold(normal[block.source], block.groups)
-            target = fold(normal[block.target], block.groups)
-            edge = layer.edges(edge, target, source)
-            updated[number] = edge
-            message = unfold(layer.forward_message(edge, source), block.groups)
-            incoming[block.target] = incoming[block.target] + message
-            back = unfold(layer.backward_message(edge.transpose(1, 2), target), block.groups)
-            outgoing[block.source] = outgoing[block.source] + back
-            counts_in[block.target] = counts_in.get(block.target, 0) + 1
-            counts_out[block.source] = counts_out.get(block.source, 0) + 1
-        heard = layer.hear_kin(normal, nested) if nested else {}
-        new = {
-            name: layer.units(
-                s,
-                normal[name],
-                incoming[name] / max(1, counts_in.get(name, 0)),
-                outgoing[name] / max(1, counts_out.get(name, 0)),
-                heard.get(name),
-            )
-            for name, s in state.items()
-        }
-        return new, updated
+    def _by_group(
+        layout: Layout, parts: dict[str, list[Tensor]], batch: Batch, width: int
+    ) -> Tensor:
+        """Sums of the parts of each group, groups one after the other: [B, N, width]."""
+        B, like = len(batch.values), batch.values
+        summed = [
+            sum(parts[name][1:], parts[name][0])
+            if parts[name]
+            else like.new_zeros(B, rows.stop - rows.start, width)
+            for name, rows in layout.units.items()
+        ]
+        return torch.cat(summed, 1) if summed else like.new_zeros(B, 0, width)
 
-    def _tokens(self, batch: Batch, units: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def _round(
+        self, layer: Round, batch: Batch, layout: Layout, state: Tensor, functions: list[Functions]
+    ) -> Tensor:
+        normal = layer.norm(state)
+        forward, backward = layer.values(normal)
+        incoming: dict[str, list[Tensor]] = {name: [] for name in layout.units}
+        outgoing: dict[str, list[Tensor]] = {name: [] for name in layout.units}
+        for block, function in zip(layout.edges.blocks, functions, strict=True):
+            assert block.source is not None and block.target is not None
+            numbers = fold(read_block(batch.architecture, block, batch.values), block.groups)
+            seen = None
+            if batch.visible is not None:
+                visible = read_block(batch.architecture, block, batch.visible)
+                seen = fold(visible.to(numbers).mean(-1), block.groups)
+            came, went = exchange(
+                numbers,
+                seen,
+                function,
+                fold(backward[:, layout.units[block.target]], block.groups),
+                fold(forward[:, layout.units[block.source]], block.groups),
+            )
+            t, s = numbers.shape[1:3]
+            came = layer.mean(came, s) / layout.num_incoming[block.target]
+            went = layer.mean(went, t) / layout.num_outgoing[block.source]
+            incoming[block.target].append(unfold(came, block.groups))
+            outgoing[block.source].append(unfold(went, block.groups))
+        width = (self.config.linear_dim + self.config.curved_dim) * self.config.value_dim
+        return layer.update(
+            state,
+            normal,
+            self._by_group(layout, incoming, batch, width),
+            self._by_group(layout, outgoing, batch, width),
+            self._hear_kin(layer, batch, layout, normal),
+        )
+
+    def _hear_kin(
+        self, layer: Round, batch: Batch, layout: Layout, normal: Tensor
+    ) -> Tensor | None:
+        if not layout.kin:
+            return None
+        groups = {name: normal[:, rows] for name, rows in layout.units.items()}
+        heard = layer.hear_kin(groups, layout.kin)
+        parts = {name: [heard[name]] if name in heard else [] for name in layout.units}
+        return self._by_group(layout, parts, batch, 2 * self.config.unit_dim)
+
+    def _predict(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
+        """Each number from the states of the units at its edge's two ends, [B, P].
+
+        Bilinear in the two states at every position of the kernel, and linear in each;
+        linear in its unit's state for a diagonal number. NaN for numbers of no unit.
+        """
+        normal, B = self.norm(state), len(state)
+        features, found = layout.edges, []
+        kernels = self.predict_kernel(self._described(features)).split(features.sizes)
+        for block, kernel in zip(features.blocks, kernels, strict=True):
+            assert block.source is not None and block.target is not None
+            both, of_target, of_source, constant = kernel.split([*[self.config.rank] * 3, 1], 1)
+            target = self.predict_target(normal[:, layout.units[block.target]])
+            source = self.predict_source(normal[:, layout.units[block.source]])
+            target, source = fold(target, block.groups), fold(source, block.groups)
+            mixed = target.unsqueeze(2) * both + of_source  # [B, t, k, R]
+            alone = target @ of_target.T + constant.T  # [B, t, k]
+            numbers = mixed.flatten(1, 2) @ source.transpose(1, 2)  # [B, t * k, s]
+            numbers = numbers.unflatten(1, mixed.shape[1:3]) + alone.unsqueeze(-1)
+            found.append(numbers.transpose(2, 3).reshape(B, -1))
+        features = layout.diagonals
+        kernels = self.predict_diagonal(self._described(features)).split(features.sizes)
+        for block, kernel in zip(features.blocks, kernels, strict=True):
+            assert block.target is not None
+            numbers = normal[:, layout.units[block.target]] @ kernel[:, 1:].T + kernel[:, 0]
+            found.append(numbers.reshape(B, -1))
+        found.append(state.new_full((B, 1), float("nan")))
+        return torch.cat(found, 1)[:, layout.predicted.to(state.device)]  # -1 is last
+
+    def _tokens(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
         """A token's latent reads its own numbers and the states of the units at its two ends."""
         grid, window = batch.grid, batch.window
         own = grid.cut(batch.values)[:, window]
@@ -185,9 +247,9 @@ class GraphEncoder(Encoder):
             if batch.visible is None
             else grid.cut(batch.visible.to(own))[:, window]
         )
-        nothing = units.new_zeros(len(units), 1, units.shape[2])
-        ends = torch.cat([units, nothing], 1)[:, grid.target[window].to(units.device)]  # -1 is last
-        sources = self._source_means(batch, state, nothing)
+        nothing = state.new_zeros(len(state), 1, state.shape[2])
+        ends = torch.cat([state, nothing], 1)[:, grid.target[window].to(state.device)]  # -1 is last
+        sources = self._source_means(batch, layout, state, nothing)
         hidden = self.token_own(torch.cat([own, seen], -1)) + self.token_ends(
             torch.cat([ends, sources], -1)
         )
@@ -195,25 +257,24 @@ class GraphEncoder(Encoder):
         return self.token_out(torch.cat([hidden, own], -1))
 
     @staticmethod
-    def _source_means(batch: Batch, state: dict[str, Tensor], nothing: Tensor) -> Tensor:
+    def _source_means(batch: Batch, layout: Layout, state: Tensor, nothing: Tensor) -> Tensor:
         """Mean state of the units that each of the window's tokens reads from, [B, T, C]."""
         grid = batch.grid
-        means = [state[name].unflatten(1, (groups, -1)).mean(2) for name, groups in grid.sources]
+        means = [
+            state[:, layout.units[name]].unflatten(1, (groups, -1)).mean(2)
+            for name, groups in grid.sources
+        ]
         reads = grid.reads.to(nothing.device)
         found = torch.cat([*means, nothing], 1)[:, reads].sum(2)  # -1 is last
         found = found / (reads >= 0).sum(1, keepdim=True).clamp(min=1)
         return found[:, grid.reader[batch.window].to(nothing.device)]
 
-    def _pool(self, batch: Batch, state: dict[str, Tensor], edges: dict[int, Tensor]) -> Tensor:
-        """Mean and deviation of unit states a group and edge channels a layer, spread by depth."""
-        slots, C, E = self.config.num_slots, self.config.unit_dim, self.config.edge_dim
-        groups = [state[u.name] for u in batch.architecture.units]
-        layers = [e.reshape(len(batch.values), -1, E) for e in edges.values()]
-        pooled = []
-        for parts, width in ((groups, C), (layers, E)):
-            none = batch.values.new_zeros(len(batch.values), 0, 2 * width)
-            found = torch.stack([_mean_and_deviation(p) for p in parts], 1) if parts else none
-            pooled.append((depth_weights(len(parts), slots, found) @ found).flatten(1))
+    def _pool(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
+        """Mean and deviation of unit states a group, spread by depth; then layer moments."""
+        slots, C = self.config.num_slots, self.config.unit_dim
+        groups = [_mean_and_deviation(state[:, rows]) for rows in layout.units.values()]
+        found = torch.stack(groups, 1) if groups else state.new_zeros(len(state), 0, 2 * C)
+        pooled = [(depth_weights(len(groups), slots, found) @ found).flatten(1)]
         if self.config.moments:
             pooled.append(layer_moments(batch.values, batch.architecture, slots))
         return torch.cat(pooled, 1)
@@ -224,14 +285,3 @@ def _mean_and_deviation(states: Tensor) -> Tensor:
     centre = states.mean(1)
     variance = (states - centre.unsqueeze(1)).square().mean(1)
     return torch.cat([centre, (variance + 1e-6).sqrt()], -1)
-
-
-def _role(block: Block) -> int:
-    return ROLES.index(block.role) if block.role in ROLES else ROLES.index("other")
-
-
-def _waves(places: Tensor) -> Tensor:
-    """Sines and cosines of places [n, d] -> [n, d * 2 * NUM_FREQUENCIES]."""
-    frequencies = torch.pi * 2.0 ** torch.arange(NUM_FREQUENCIES)
-    angles = (places.unsqueeze(-1) * frequencies).flatten(1)
-    return torch.cat([angles.sin(), angles.cos()], 1)

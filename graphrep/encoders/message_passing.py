@@ -1,14 +1,18 @@
 """Message passing on dense blocks: matrix products instead of gathered edges.
 
-A block's edges are a dense [B, target, source, channels] tensor, so a message is
-a batched matrix product. Equal to message passing along the explicit edges of
-the parameter graph (tests/references.py), at a fraction of the cost. Groups of a
-block are folded into the batch. Units that sit within others, such as the dims of
-heads, hear of these and these of them, since moving a dim to another head makes
-another network.
+A block's numbers are a dense [B, t, s, k] tensor. What an edge says is a handful of
+functions of its numbers (channels), some linear, some not; a message is a channel times
+a value of the neighbour, summed over neighbours, and that is a matrix product. No edge
+carries a state from round to round, so none is kept: channels are made where they are
+used, in chunks of rows, and made again in the backward pass where they would be large.
+Equal to message passing along the explicit edges of the parameter graph
+(tests/references.py). Groups of a block are folded into the batch. Units that sit within
+others, such as the dims of heads, hear of these and these of them, since moving a dim to
+another head makes another network.
 
-Letters in shapes: B batch, n units, C unit channels, E edge channels, V value
-channels an edge channel, t/s target and source units, H parents.
+Letters in shapes: B batch, N units, n units of a group, C unit channels, E edge channels,
+V values a unit says along each channel, t/s target and source units, k numbers of an edge,
+H parents.
 """
 
 from __future__ import annotations
@@ -19,8 +23,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..architecture import Architecture
+
+CHUNK = 2**21  # numbers of channels at once: they stay near the cache
+KEEP = 2**24  # numbers of one block's channels beyond which a backward pass makes them anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +46,17 @@ class Kin:
         if self.every:
             return children.unflatten(1, (len(self.count), self.every)).mean(2)
         total = children.new_zeros(len(children), len(self.count), children.shape[2])
-        total = total.index_add(1, self.member, children)
-        return total / self.count.clamp(min=1).unsqueeze(1)
+        total = total.index_add(1, self.member.to(children.device), children)
+        return total / self.count.to(children.device).clamp(min=1).unsqueeze(1)
 
     def spread(self, parents: Tensor) -> Tensor:
         """[B, H, C] -> [B, n, C]"""
         if self.every:
             return parents.repeat_interleave(self.every, 1)
-        return parents[:, self.member]
+        return parents[:, self.member.to(parents.device)]
 
 
-def kin(architecture: Architecture, device: torch.device) -> list[Kin]:
+def kin(architecture: Architecture) -> list[Kin]:
     """All pairs of unit groups of which one sits within the other."""
     found = []
     for units in architecture.units:
@@ -57,7 +65,7 @@ def kin(architecture: Architecture, device: torch.device) -> list[Kin]:
             count = torch.bincount(member, minlength=architecture.unit[parent.units].size)
             regular = parent.table is None and bool((count == parent.every).all())
             every = parent.every if regular else 0
-            found.append(Kin(units.name, parent.units, every, member.to(device), count.to(device)))
+            found.append(Kin(units.name, parent.units, every, member, count))
     return found
 
 
@@ -71,32 +79,109 @@ def unfold(x: Tensor, groups: int) -> Tensor:
     return x if groups == 1 else x.reshape(len(x) // groups, x.shape[1] * groups, *x.shape[2:])
 
 
-class Round(nn.Module):
-    """One round: edges read their two ends, units read their edges, both ways."""
+def channels(numbers: Tensor, seen: Tensor | None, functions: Functions) -> Tensor:
+    """What edges say: numbers [B, t, s, k] -> [B, E, t, s].
 
-    def __init__(self, unit_dim: int, edge_dim: int, value_dim: int) -> None:
+    `seen` [B, t, s] is the share of an edge's numbers that is visible; None when all is.
+    """
+    B, t, s, k = numbers.shape
+    if k == 1:
+        mixed = numbers.view(B, 1, t, s) * functions.kernel.view(-1, 1, 1)
+    else:
+        flat = numbers.reshape(B, t * s, k)
+        mixed = (functions.kernel.T @ flat.transpose(1, 2)).view(B, -1, t, s)
+    if seen is not None:
+        mixed = mixed + (1 - seen).unsqueeze(1) * functions.hidden.view(-1, 1, 1)
+    linear = functions.num_linear
+    curved = F.gelu(mixed[:, linear:] + functions.bias.view(-1, 1, 1))
+    return torch.cat([mixed[:, :linear], curved], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """How the channels of a round read the numbers of one block's edges."""
+
+    kernel: Tensor  # [k, E]
+    hidden: Tensor  # [E], added to an edge that is not seen
+    bias: Tensor  # [E - num_linear], of the channels that are not linear
+    num_linear: int
+
+
+def exchange(
+    numbers: Tensor, seen: Tensor | None, functions: Functions, target: Tensor, source: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sums over neighbours of channel times value, both ways.
+
+    Args:
+        numbers: [B, t, s, k]; `seen` as in `channels`.
+        target: What the targets say, [B, t, V]. source: what the sources say, [B, s, V].
+
+    Returns:
+        Incoming [B, t, E, V], over sources; outgoing [B, s, E, V], over targets.
+    """
+    B, t, s, _ = numbers.shape
+    E = functions.kernel.shape[1]
+    rows = max(1, CHUNK // max(1, B * s * E))
+    large = torch.is_grad_enabled() and B * t * s * E > KEEP
+    incoming, outgoing = [], None
+    for start in range(0, t, rows):
+        part = slice(start, start + rows)
+        chosen = None if seen is None else seen[:, part]
+        inputs = (numbers[:, part], chosen, functions, target[:, part], source)
+        if large:
+            came, went = checkpoint(_exchange_rows, *inputs, use_reentrant=False)
+        else:
+            came, went = _exchange_rows(*inputs)
+        incoming.append(came)
+        outgoing = went if outgoing is None else outgoing + went
+    assert outgoing is not None
+    return torch.cat(incoming, 2).transpose(1, 2), outgoing.transpose(1, 2)
+
+
+def _exchange_rows(
+    numbers: Tensor, seen: Tensor | None, functions: Functions, target: Tensor, source: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `exchange`, all rows at once; channels before units in what comes back."""
+    said = channels(numbers, seen, functions)
+    B, E, t, s = said.shape
+    came = (said.view(B, E * t, s) @ source).view(B, E, t, -1)
+    return came, said.transpose(2, 3) @ target.unsqueeze(1)
+
+
+class Round(nn.Module):
+    """One round: units say values along their edges, both ways, and read what they hear."""
+
+    def __init__(self, unit_dim: int, num_linear: int, num_curved: int, value_dim: int) -> None:
         super().__init__()
+        self.num_linear, self.value_dim = num_linear, value_dim
+        heard = (num_linear + num_curved) * value_dim
         self.norm = nn.LayerNorm(unit_dim)
-        self.edge_in = nn.Linear(edge_dim, 2 * edge_dim)
-        self.edge_target = nn.Linear(unit_dim, 2 * edge_dim, bias=False)
-        self.edge_source = nn.Linear(unit_dim, 2 * edge_dim, bias=False)
-        self.edge_out = nn.Linear(2 * edge_dim, edge_dim)
-        self.forward_message = Message(unit_dim, edge_dim, value_dim)
-        self.backward_message = Message(unit_dim, edge_dim, value_dim)
-        self.update = nn.Sequential(
-            nn.Linear(3 * unit_dim, 2 * unit_dim), nn.GELU(), nn.Linear(2 * unit_dim, unit_dim)
-        )
-        # more inputs of the update; the identity draws no random numbers, so that a seed gives
-        # every other weight the value it had before there were kin
+        # one value is the constant 1, so that plain means of the channels are heard as well
+        self.say_forward = nn.Linear(unit_dim, value_dim - 1)
+        self.say_backward = nn.Linear(unit_dim, value_dim - 1)
+        self.bias = nn.Parameter(torch.randn(num_curved))
+        self.read = nn.Linear(unit_dim + 2 * heard, 2 * unit_dim)
+        self.write = nn.Linear(2 * unit_dim, unit_dim)
+        # more inputs of `read`; the identity draws no random numbers, so that a seed gives every
+        # other weight the same value with kin and without
         self.kin = nn.Parameter(torch.eye(2 * unit_dim))
 
-    def edges(self, edge: Tensor, target: Tensor, source: Tensor) -> Tensor:
-        """edge [B, t, s, E] reads target [B, t, C] and source [B, s, C] (both normalised)."""
-        inner = self.edge_in(edge)
-        inner = (
-            inner + self.edge_target(target).unsqueeze(2) + self.edge_source(source).unsqueeze(1)
+    def values(self, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """What units [..., C] say to those that they feed, and to those that feed them."""
+        one = normal.new_ones(*normal.shape[:-1], 1)
+        return (
+            torch.cat([self.say_forward(normal), one], -1),
+            torch.cat([self.say_backward(normal), one], -1),
         )
-        return edge + self.edge_out(F.gelu(inner))
+
+    def mean(self, total: Tensor, num: int) -> Tensor:
+        """Sums over `num` neighbours [..., E, V] -> [..., E * V].
+
+        Over the root for linear channels, which have either sign and add up as noise does.
+        """
+        scale = total.new_full((total.shape[-2], 1), 1 / max(1, num))
+        scale[: self.num_linear] = max(1, num) ** -0.5
+        return (total * scale).flatten(-2)
 
     def hear_kin(self, normal: Mapping[str, Tensor], found: Sequence[Kin]) -> dict[str, Tensor]:
         """What units read from their children's mean and their parents, [B, n, 2C] a group."""
@@ -114,7 +199,7 @@ class Round(nn.Module):
             result[name] = result[name] + heard if name in result else heard
         return result
 
-    def units(
+    def update(
         self,
         state: Tensor,
         normal: Tensor,
@@ -122,28 +207,8 @@ class Round(nn.Module):
         outgoing: Tensor,
         heard: Tensor | None = None,
     ) -> Tensor:
-        """state [B, n, C] reads what came along incoming and back along outgoing edges, and kin."""
-        first, activation, last = self.update
-        inner = first(torch.cat([normal, incoming, outgoing], -1))
+        """state [B, N, C] reads incoming and outgoing [B, N, E * V] and kin [B, N, 2C]."""
+        inner = self.read(torch.cat([normal, incoming, outgoing], -1))
         if heard is not None:
             inner = inner + heard
-        return state + last(activation(inner))
-
-
-class Message(nn.Module):
-    """Mean over neighbours of edge channel times value, and the edges' own first two moments."""
-
-    def __init__(self, unit_dim: int, edge_dim: int, value_dim: int) -> None:
-        super().__init__()
-        self.edge_dim, self.value_dim = edge_dim, value_dim
-        self.value = nn.Linear(unit_dim, edge_dim * value_dim)
-        self.out = nn.Linear(edge_dim * value_dim + 2 * edge_dim, unit_dim)
-
-    def forward(self, edge: Tensor, neighbour: Tensor) -> Tensor:
-        """edge [B, n, m, E], neighbour [B, m, C] -> [B, n, C], a mean over m."""
-        B, n, m, E = edge.shape
-        values = self.value(neighbour).view(B, m, E, self.value_dim).permute(0, 2, 1, 3)
-        mixed = (edge.permute(0, 3, 1, 2) @ values) / m  # [B, E, n, V]
-        mixed = mixed.permute(0, 2, 1, 3).reshape(B, n, E * self.value_dim)
-        moments = torch.cat([edge.mean(2), edge.square().mean(2)], -1)
-        return self.out(torch.cat([mixed, moments], -1))
+        return state + self.write(F.gelu(inner))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .base import NUM_MOMENTS, Batch, Embedding, Encoder, layer_moments, moments
+from .base import Batch, Embedding, Encoder
+from .moments import NUM_MOMENTS, layer_moments, moments
 
 
 @dataclass(frozen=True, kw_only=True)
