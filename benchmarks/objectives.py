@@ -58,7 +58,7 @@ def main(
             zoo = make_zoo(settings)
             folder = output / f"{encoder}-{name.replace(' ', '_')}-{steps}-{seed}"
             with show_progress(f"{name} seed {seed}", steps) as bar:
-                representation, result = train_representation(
+                representation, result, _ = train_representation(
                     zoo,
                     settings.model,
                     settings.objective,

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .architecture import Architecture as Architecture
+    from .estimator import NetworkEmbedding as NetworkEmbedding
     from .graph import ParameterGraph as ParameterGraph, to_graph as to_graph
     from .loading import Loaded as Loaded, load_graph as load_graph
+    from .neighbours import nearest as nearest
     from .representation import Representation as Representation
     from .symmetry import (
         Permutation as Permutation,
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Architecture": ".architecture",
     "Loaded": ".loading",
+    "NetworkEmbedding": ".estimator",
     "ParameterGraph": ".graph",
     "Permutation": ".symmetry",
     "Representation": ".representation",
@@ -46,6 +49,7 @@ _HOMES = {
     "load_graph": ".loading",
     "loss_barrier": ".symmetry",
     "merge": ".symmetry",
+    "nearest": ".neighbours",
     "random_permutation": ".symmetry",
     "random_rescaling": ".symmetry",
     "rescale": ".symmetry",

@@ -20,7 +20,9 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The whole configuration as plain values.
 
     Args:
-        overrides: `group=choice` or `key=value`, as on the command line.
+        overrides: `group=choice` or `key=value`, as on the command line. With
+            `zoo=[one,other]` the group `zoo` is a list of recipes, and `zoo.key=value`
+            holds for each.
 
     Raises:
         ValueError: an unknown key, group or choice, or a malformed override; the valid
@@ -39,10 +41,33 @@ def compose(overrides: Sequence[str] = ()) -> dict[str, Any]:
             )
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra_compose("config", overrides=list(overrides))
-            return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+            found: list[dict[str, Any]] = [
+                OmegaConf.to_container(  # type: ignore[misc]
+                    hydra_compose("config", overrides=single), resolve=True
+                )
+                for single in _one_zoo_each(overrides)
+            ]
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides)) from error
+    if len(found) == 1:
+        return found[0]
+    return {**found[0], "zoo": [config["zoo"] for config in found]}
+
+
+def _one_zoo_each(overrides: Sequence[str]) -> list[list[str]]:
+    """`zoo=[one,other]` as overrides for each; Hydra would merge the recipes into one."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    chosen = [o.key_or_group == "zoo" and isinstance(o.value(), list) for o in parsed]
+    if not any(chosen):
+        return [list(overrides)]
+    rest = [text for text, is_list in zip(overrides, chosen, strict=True) if not is_list]
+    lists = [o.value() for o, is_list in zip(parsed, chosen, strict=True) if is_list]
+    names = [str(name) for name in lists[-1]]  # type: ignore[union-attr]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"zoo must list recipes, none of them twice; got {names}")
+    return [[f"zoo={name}", *rest] for name in names]
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:

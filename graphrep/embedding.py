@@ -16,19 +16,19 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .cluster import WorkersDied, map_on_ray
-from .embedding_inputs import Networks, Unread, open_networks
-from .files import write_whole
+from .embedding_inputs import Networks, Unread, find_architecture, open_networks
+from .embedding_parts import Embedded, has_part, hold_parts, join, write_out, write_part
+from .embedding_table import MODEL_KEY
 from .progress import Advance, show_progress
 from .representation import Representation
 from .zoo.classifiers.train import single_thread
@@ -39,30 +39,34 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ENGINES = ("local", "ray")
-MANIFEST = "manifest.json"
 
 
 def embed_to_parquet(
-    model: str,
+    model: str | Representation,
     inputs: Sequence[Path | str],
     output: Path | str,
     *,
+    architecture: str | None = None,
     batch_size: int = 128,
     engine: str = "local",
     num_workers: int | None = None,
     part_size: int = 2048,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Embed checkpoint files or one zoo: a row a network, columns e0, e1, ... behind what it is.
+    """Embed files or one zoo: a row a network, columns e0, e1, ... behind what it is.
 
     Interrupt it at will: finished parts are kept in `<output>.parts`, and the same call
     goes on. Files that cannot be read are left out and listed with the reason in
     `<output without its ending>-skipped.csv`, with a warning.
 
     Args:
-        model: A saved `Representation`: a folder, runs:/..., models:/... or a hub's name.
-        inputs: Checkpoint files, or one zoo (a folder, or an fsspec URL).
+        model: A `Representation`, or where one is saved: a folder, runs:/..., models:/... or
+            a hub's name.
+        inputs: Checkpoints, ONNX files and Hugging Face folders; or one zoo (a folder, or an
+            fsspec URL).
         output: The Parquet file; an earlier one is replaced when all is done.
+        architecture: Of the checkpoints: the name or fingerprint of one that the model knows,
+            or a JSON file. Without it, names and shapes decide.
         batch_size: Networks of one architecture at a time, fewer where they are large.
         engine: "local" for this process, "ray" for a Ray cluster (RAY_ADDRESS, else one that
             is started here), all of whose machines must reach the inputs.
@@ -70,7 +74,8 @@ def embed_to_parquet(
         part_size: Networks of a part.
 
     Returns:
-        What was written: a zoo's properties or the column `file`, then the embedding.
+        What was written: a zoo's properties or the column `file`, then the embedding. Its
+        attributes say which model it is of.
 
     Raises:
         ValueError: no file could be read, the parts that are there belong to another model
@@ -83,21 +88,21 @@ def embed_to_parquet(
     if min(batch_size, part_size) < 1:
         raise ValueError(f"batch_size and part_size must be 1 or more: {batch_size}, {part_size}")
     output = Path(output)
-    networks = open_networks(inputs)
-    representation = Representation.from_pretrained(model)
+    representation, networks = _open(model, inputs, architecture)
+    digest = _digest_of(representation)
     manifest = {
-        "model": _digest_of(representation),
+        "model": digest,
         "inputs": networks.digest,
         "num_networks": networks.num,
         "batch_size": batch_size,
         "part_size": part_size,
     }
-    with _parts_of(output, manifest) as folder:
+    with hold_parts(output, manifest) as folder:
         parts = [
             range(start, min(start + part_size, networks.num))
             for start in range(0, networks.num, part_size)
         ]
-        missing = [part for part in parts if not folder.exists(_file_of(part))]
+        missing = [part for part in parts if not has_part(folder, part)]
         embedder = partial(Embedder, representation, networks.opener(), batch_size)
         done = networks.num - sum(map(len, missing))
         with show_progress("embed", networks.num, done, progress) as advance:
@@ -105,8 +110,9 @@ def embed_to_parquet(
                 _embed_here(embedder, missing, folder, _counter(advance, done))
             else:
                 _embed_on_ray(embedder, missing, folder, _counter(advance, done), num_workers)
-        table, skipped = _join(folder, parts, networks)
-        listed = _write_out(table, skipped, output)
+        table, skipped = join(folder, parts, networks)
+        table.attrs[MODEL_KEY] = digest
+        listed = write_out(table, skipped, output)
         shutil.rmtree(folder.path)
     if table.empty:
         raise ValueError(
@@ -119,12 +125,42 @@ def embed_to_parquet(
     return table
 
 
-@dataclass(frozen=True, eq=False)
-class Embedded:
-    """A part: float32 [B, D], and why rows of it (by their place in the inputs) are missing."""
+def embed_table(
+    model: str | Representation,
+    inputs: Sequence[Path | str],
+    *,
+    architecture: str | None = None,
+    batch_size: int = 128,
+) -> pd.DataFrame:
+    """A few networks as the table that `embed_to_parquet` gives, with nothing written.
 
-    values: np.ndarray
-    reasons: dict[int, str]
+    Raises:
+        ValueError: one of them cannot be read, or a zoo is damaged.
+    """
+    import pandas as pd
+
+    representation, networks = _open(model, inputs, architecture)
+    every = range(networks.num)
+    found = Embedder(representation, networks.opener(), batch_size)(every)
+    if found.reasons:
+        raise ValueError(found.reasons[min(found.reasons)])
+    values = pd.DataFrame(found.values, columns=found.columns)
+    table = pd.concat([networks.table(every), values], axis=1)
+    table.attrs[MODEL_KEY] = _digest_of(representation)
+    return table
+
+
+def _open(
+    model: str | Representation, inputs: Sequence[Path | str], architecture: str | None
+) -> tuple[Representation, Networks]:
+    """The model and what it shall embed; what is wrong with inputs is found without a model."""
+    networks = None if architecture else open_networks(inputs)
+    if not isinstance(model, Representation):
+        model = Representation.from_pretrained(model)
+    if networks is None:
+        assert architecture is not None
+        networks = open_networks(inputs, find_architecture(architecture, model))
+    return model, networks
 
 
 class Embedder:
@@ -137,17 +173,17 @@ class Embedder:
         self.networks = opener()
 
     def __call__(self, part: range, count: Callable[[int], None] = lambda num: None) -> Embedded:
-        model = self.representation.model
-        values = np.full((len(part), model.encoder.embedding_dim), np.nan, np.float32)
+        embedding_dim = self.representation.model.encoder.embedding_dim
+        values = np.full((len(part), embedding_dim), np.nan, np.float32)
         reasons: dict[int, str] = {}
-        with torch.no_grad(), single_thread():
+        with single_thread():
             for found in self.networks.batches(part, self.batch_size, self.representation):
                 if isinstance(found, Unread):
                     reasons[found.row] = found.reason
                     count(1)
                     continue
-                embedding = model.encode(found.theta.float(), found.architecture).model
-                values[np.array(found.rows) - part.start] = embedding.float().numpy()
+                rows = self.representation.embed_rows(found.theta.float(), found.architecture)
+                values[np.array(found.rows) - part.start] = rows.cpu().numpy()
                 count(len(found.rows))
         return Embedded(values, reasons)
 
@@ -161,7 +197,7 @@ def _embed_here(
     if parts:
         embedder = make_embedder()
         for part in parts:
-            _write_part(folder, part, embedder(part, count))
+            write_part(folder, part, embedder(part, count))
 
 
 def _embed_on_ray(
@@ -174,7 +210,7 @@ def _embed_on_ray(
     """Workers hand parts over, this process alone writes: none is lost or written twice."""
 
     def keep(part: range, found: Embedded) -> None:
-        _write_part(folder, part, found)
+        write_part(folder, part, found)
         count(len(part))
 
     try:
@@ -205,88 +241,5 @@ def _digest_of(representation: Representation) -> str:
     found = hashlib.sha256(f"{settings} {sorted(representation.architectures)}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
-
-
-@contextmanager
-def _parts_of(output: Path, manifest: dict[str, Any]) -> Iterator[LocalFolder]:
-    """The folder of an output's parts, held by this process alone, begun or found again.
-
-    Raises:
-        ValueError: another process holds it, or its parts are of something else.
-    """
-    folder = LocalFolder(output.with_name(f"{output.name}.parts"))
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(folder.exclusive())
-        except ValueError as error:
-            raise ValueError(f"{output}: another process embeds into it") from error
-        if folder.exists(MANIFEST):
-            there = json.loads(folder.local(MANIFEST).read_text())
-            if different := [key for key in manifest if there.get(key) != manifest[key]]:
-                lines = [f"  {k}: {there.get(k)} there, {manifest[k]} now" for k in different]
-                raise ValueError(
-                    f"{folder}: holds parts of another embedding:\n"
-                    + "\n".join(lines)
-                    + "\nDelete the folder to begin anew, or name another output"
-                )
-        elif others := folder.names():
-            raise ValueError(f"{folder}: holds no parts of an embedding, but {others[0]}")
-        folder.write(MANIFEST, lambda file: file.write_text(json.dumps(manifest, indent=1)))
-        folder.tidy()
-        yield folder
-
-
-def _file_of(part: range) -> str:
-    return f"{part.start:09d}-{len(part)}.parquet"
-
-
-def _write_part(folder: LocalFolder, part: range, found: Embedded) -> None:
-    """`row` in the inputs, `reason` where it could not be read, and the embedding."""
-    import pandas as pd
-
-    table = pd.DataFrame(found.values, columns=[f"e{i}" for i in range(found.values.shape[1])])
-    table.insert(0, "row", list(part))
-    table.insert(1, "reason", pd.Series([found.reasons.get(row) for row in part], dtype="str"))
-    folder.write(_file_of(part), lambda file: table.to_parquet(file, index=False))
-
-
-def _join(
-    folder: LocalFolder, parts: Sequence[range], networks: Networks
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All parts together: what was embedded, and what could not be read."""
-    import pandas as pd
-
-    rows = pd.concat([_read_part(folder, part) for part in parts], ignore_index=True)
-    unread, there = rows[rows["reason"].notna()], rows[rows["reason"].isna()]
-    skipped = networks.table(unread["row"].tolist())
-    skipped["reason"] = unread["reason"].to_numpy()
-    embedding = there.drop(columns=["row", "reason"]).reset_index(drop=True)
-    return pd.concat([networks.table(there["row"].tolist()), embedding], axis=1), skipped
-
-
-def _write_out(table: pd.DataFrame, skipped: pd.DataFrame, output: Path) -> Path:
-    """The output and the list of what is missing in it, whose path is given."""
-    listed = output.with_name(f"{output.stem}-skipped.csv")
-    if skipped.empty:
-        listed.unlink(missing_ok=True)
-    else:
-        write_whole(listed, partial(skipped.to_csv, index=False))
-    if not table.empty:
-        write_whole(output, table.to_parquet)
-    return listed
-
-
-def _read_part(folder: LocalFolder, part: range) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        found = pd.read_parquet(folder.local(_file_of(part)))
-        whole = found["row"].tolist() == list(part)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{folder}/{_file_of(part)}: damaged ({error}). Delete it and repeat the command"
-        ) from error
-    assert whole, f"{folder}/{_file_of(part)} was written with other rows"
-    return found

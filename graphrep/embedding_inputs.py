@@ -1,4 +1,4 @@
-"""What is embedded in parts: the rows of a zoo, or checkpoint files.
+"""What is embedded in parts: the rows of a zoo, or files of any kind.
 
 Each gives any range of its networks as batches of one architecture, whose make-up
 depends on the range alone. Knows nothing of parts, files written or clusters.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .architecture import Architecture
 from .graph import ParameterGraph
+from .loading import load_graph
 from .representation import Representation
 from .zoo import Zoo
 
@@ -69,18 +70,53 @@ class Networks(Protocol):
         ...
 
 
-def open_networks(inputs: Sequence[Path | str]) -> Networks:
-    """One zoo, in a folder or behind an fsspec URL, or checkpoint files.
+def open_networks(
+    inputs: Sequence[Path | str], architecture: Architecture | None = None
+) -> Networks:
+    """One zoo, in a folder or behind an fsspec URL, or files.
+
+    Args:
+        inputs: A zoo; or checkpoints, ONNX files and Hugging Face folders, mixed at will.
+        architecture: Of the checkpoints; without it, names and shapes are looked up among
+            the architectures that a representation knows. A zoo brings its own.
 
     Raises:
         ValueError: no inputs, a zoo beside others, or one that cannot be opened.
     """
     if not inputs:
-        raise ValueError("no inputs: name checkpoint files or one zoo")
+        raise ValueError("no inputs: name files or one zoo")
     zoos = [item for item in inputs if _is_zoo(item)]
     if zoos and len(inputs) > 1:
         raise ValueError(f"{zoos[0]}: is a zoo; a zoo is embedded alone, without other inputs")
-    return ZooNetworks(os.fspath(zoos[0])) if zoos else FileNetworks([str(i) for i in inputs])
+    if zoos:
+        return ZooNetworks(os.fspath(zoos[0]))
+    return FileNetworks([str(i) for i in inputs], architecture)
+
+
+def find_architecture(wanted: str, representation: Representation) -> Architecture:
+    """An architecture by its name among those that a representation knows, or from a file.
+
+    Args:
+        wanted: A name, a fingerprint, or a JSON file as `graphrep graph --json` writes.
+
+    Raises:
+        ValueError: neither, or several of this name.
+    """
+    if Path(wanted).is_file():
+        try:
+            return Architecture.from_json(Path(wanted).read_text())
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{wanted}: is no architecture: {error}") from error
+    known = list(representation.architectures.values())
+    fitting = [a for a in known if wanted in (a.name, a.fingerprint)]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(f"{a.name} ({a.fingerprint})" for a in fitting or known) or "none"
+    what = f"is the name of {len(fitting)}" if fitting else "is neither a file nor one of those"
+    raise ValueError(
+        f"architecture '{wanted}' {what} that the model knows: {names}. Give a fingerprint, or "
+        "a JSON file written by graphrep graph --json"
+    )
 
 
 def _is_zoo(item: Path | str) -> bool:
@@ -123,16 +159,23 @@ class ZooNetworks:
 
 
 class FileNetworks:
-    """Checkpoint files, whose architectures a representation recognises."""
+    """Files of networks: checkpoints of one architecture, or of those that a representation
+    recognises; ONNX files and Hugging Face folders bring theirs along."""
 
-    def __init__(self, names: Sequence[str], folder: str | None = None) -> None:
-        self.names = list(names)
+    def __init__(
+        self,
+        names: Sequence[str],
+        architecture: Architecture | None = None,
+        folder: str | None = None,
+    ) -> None:
+        self.names, self.architecture = list(names), architecture
         self.folder = folder or os.getcwd()  # a worker may stand elsewhere
         self.num = len(self.names)
 
     @property
     def digest(self) -> str:
-        states = hashlib.sha256()
+        known = "" if self.architecture is None else self.architecture.fingerprint
+        states = hashlib.sha256(known.encode())
         for name in self.names:
             states.update(f"{name} {_state(self._place(name))}\n".encode())
         return states.hexdigest()
@@ -144,8 +187,7 @@ class FileNetworks:
         num_bytes = 0
         for row in rows:
             try:
-                graph = representation.read_graph(self._place(self.names[row]), None, None)
-                graph.require_values("encode")
+                graph = self._read(self._place(self.names[row]), representation)
             except (ValueError, OSError, RuntimeError) as error:
                 yield Unread(row, " ".join(str(error).split()))
                 continue
@@ -166,7 +208,16 @@ class FileNetworks:
         return pd.DataFrame({"file": [self.names[row] for row in rows]})
 
     def opener(self) -> Callable[[], Networks]:
-        return partial(FileNetworks, self.names, self.folder)
+        return partial(FileNetworks, self.names, self.architecture, self.folder)
+
+    def _read(self, path: Path, representation: Representation) -> ParameterGraph:
+        """Raises ValueError, OSError or RuntimeError for what cannot be read or embedded."""
+        if path.is_dir() or path.suffix == ".onnx":
+            graph = load_graph(path).graph
+        else:
+            graph = representation.read_graph(path, None, self.architecture)
+        graph.require_values("encode")
+        return graph
 
     def _place(self, name: str) -> Path:
         return Path(self.folder) / name

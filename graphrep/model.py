@@ -5,6 +5,7 @@ Knows how theta becomes latents and latents become theta; knows no zoo, no loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from .architecture import Architecture
 from .decoders import DecoderConfig, TokenDecoder
 from .encoders import Batch, Embedding, EncoderConfig, GraphEncoderConfig, build_encoder
+from .encoders.streaming import stream
 from .scaling import Scaling
 from .tokens import token_grid
 
@@ -52,6 +54,21 @@ class WeightModel(nn.Module):
         """
         values = self.scaling(theta, architecture)
         return self.encoder(Batch(architecture, values, self.config.token_size, tokens=tokens))
+
+    def encode_streamed(
+        self, tensor: Callable[[str], Tensor], architecture: Architecture
+    ) -> Embedding:
+        """One network as above, without tokens, its tensors asked for by name as they are needed.
+
+        Raises:
+            ValueError: an encoder that needs all numbers at once.
+        """
+        if not self.encoder.streams:
+            raise ValueError(
+                f"{type(self.encoder).__name__} needs all of a network's numbers at once; "
+                "take encoder=graph or encoder=statistics for networks of this size"
+            )
+        return self.encoder(stream(architecture, tensor, self.scaling, self.config.token_size))
 
     def decode(self, latents: Tensor, architecture: Architecture) -> Tensor:
         """Token latents [B, T, Z] to theta [B, P], in windows with a halo of context."""

@@ -17,11 +17,20 @@ class Advance(Protocol):
     def __call__(self, done: int | None = None) -> None: ...
 
 
+class Bar(Advance, Protocol):
+    """As `Advance`; a note stands beside the rate until the next one."""
+
+    def __call__(self, done: int | None = None, note: str | None = None) -> None: ...
+
+
 @contextmanager
-def show_progress(title: str, total: int, done: int = 0, visible: bool = True) -> Iterator[Advance]:
-    """Give a function that counts one more; `done` were there before and have no rate."""
+def show_progress(title: str, total: int, done: int = 0, visible: bool = True) -> Iterator[Bar]:
+    """Give a function that counts one more; `done` were there before and have no rate.
+
+    Nor has what the first call finds done beyond one.
+    """
     if not visible:
-        yield lambda done=None: None
+        yield lambda done=None, note=None: None
         return
     from rich.console import Console
     from rich.progress import (
@@ -45,18 +54,38 @@ def show_progress(title: str, total: int, done: int = 0, visible: bool = True) -
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),
+        TextColumn("{task.fields[note]}"),
         TextColumn("elapsed"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done)
+        task = bar.add_task(title, total=total, completed=done, note="")
+        begun = False
 
-        def advance(done: int | None = None) -> None:
+        def advance(done: int | None = None, note: str | None = None) -> None:
+            nonlocal begun
+            if note is not None:
+                bar.update(task, note=note)
             if done is None:
                 bar.advance(task)
-            else:
+            elif begun or done <= 1:
                 bar.update(task, completed=done)
+            else:
+                bar.reset(task, completed=done)
+            begun = True
 
         yield advance
+
+
+def in_short(number: float) -> str:
+    """A large number with its letter.
+
+    >>> in_short(1234567), in_short(80)
+    ('1.2 M', '80.0')
+    """
+    from rich.filesize import pick_unit_and_suffix
+
+    unit, suffix = pick_unit_and_suffix(int(number), ["", " k", " M", " G"], 1000)
+    return f"{number / unit:.1f}{suffix}"

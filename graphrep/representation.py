@@ -24,18 +24,20 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .checkpoint import Checkpoint, read_checkpoint
 from .decoders import DecoderConfig
 from .encoders import (
     EncoderConfig,
     GraphEncoderConfig,
+    HyperRepresentationConfig,
+    PNAEncoderConfig,
     RawEncoderConfig,
     StatisticsEncoderConfig,
     TokenEncoderConfig,
 )
 from .files import sha256
-from .graph import ParameterGraph, to_graph
+from .graph import ParameterGraph
 from .model import ModelConfig, WeightModel
+from .recognition import Input, read_network
 from .sampling import Method, sample_latents
 from .symmetry import align
 
@@ -44,11 +46,11 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 ENCODERS: dict[str, type[EncoderConfig]] = {
     "graph": GraphEncoderConfig,
     "token": TokenEncoderConfig,
+    "pna": PNAEncoderConfig,
+    "hyperrep": HyperRepresentationConfig,
     "statistics": StatisticsEncoderConfig,
     "raw": RawEncoderConfig,
 }
-
-Input = ParameterGraph | nn.Module | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +89,28 @@ class Representation(
         show_progress_bar: bool | None = None,
         convert_to_numpy: bool = True,
         *,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        normalize_embeddings: bool = False,
         example_inputs: Any = None,
         architecture: Architecture | None = None,
     ) -> np.ndarray | Tensor:
-        """Embed networks, in the order given.
+        """Embed networks, in the order given; called as in sentence-transformers.
+
+        The bits are decided by the model, the networks of each architecture in their order,
+        `batch_size`, the number of torch's threads and the machine, nothing else. Matrix
+        products sum in an order that depends on how many rows there are, so another batch
+        size or more company may change the last digits (measured: 2e-6 of the spread);
+        with batch_size=1 a network's bits do not depend on its company.
 
         Args:
             inputs: Parameter graphs, modules or checkpoint files, mixed at will; or one.
             batch_size: Networks of one architecture at a time.
             show_progress_bar: On the terminal; None shows none.
-            convert_to_numpy: An array; else a tensor.
+            convert_to_numpy: An array; else a tensor, on the CPU.
+            convert_to_tensor: The same the other way round; wins over convert_to_numpy.
+            device: "cpu", "cuda" ...: the model is moved there and stays; None leaves it.
+            normalize_embeddings: To length 1, so that a dot product is the cosine.
             example_inputs: What the modules' forward takes, to trace them.
             architecture: Of the files and modules. Without these two, names and shapes
                 are looked up among the architectures that this model was trained on.
@@ -105,10 +119,12 @@ class Representation(
             float32 [N, D]; one input that is no list gives [D].
 
         Raises:
-            ValueError: a file that cannot be read, or an architecture that cannot be told.
+            ValueError: a file that cannot be read, an architecture that cannot be told, or a
+                device that is not there.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.to(device)
         one = isinstance(inputs, ParameterGraph | nn.Module | str | os.PathLike)
         listed: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
         graphs = [self.read_graph(item, example_inputs, architecture) for item in listed]
@@ -123,13 +139,36 @@ class Representation(
             for rows in groups.values()
             for start in range(0, len(rows), batch_size)
         ]
-        with torch.no_grad():
-            for rows in _progress(parts, show_progress_bar):
-                theta = torch.stack([graphs[i].theta for i in rows]).float()
-                found = self.model.encode(theta, graphs[rows[0]].architecture)
-                result[rows] = found.model.float()
+        for rows in _progress(parts, show_progress_bar):
+            theta = torch.stack([graphs[i].theta for i in rows])
+            result[rows] = self.embed_rows(theta.float(), graphs[rows[0]].architecture).cpu()
+        if normalize_embeddings:
+            result = nn.functional.normalize(result)
         chosen = result[0] if one else result
-        return chosen.numpy() if convert_to_numpy else chosen
+        return chosen.numpy() if convert_to_numpy and not convert_to_tensor else chosen
+
+    def embed_rows(self, theta: Tensor, architecture: Architecture) -> Tensor:
+        """Embeddings [B, D] of networks in rows, theta [B, P], where the model is, in one batch."""
+        with torch.no_grad():
+            return self.model.encode(theta.to(self.device), architecture, tokens=False).model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device | None) -> Representation:
+        """Move the model; None leaves it where it is.
+
+        Raises:
+            ValueError: no such device here.
+        """
+        if device is not None:
+            try:
+                self.model.to(device)
+            except (RuntimeError, AssertionError) as error:  # torch raises both
+                raise ValueError(f"device '{device}' cannot be used: {error}") from error
+        return self
 
     def similarity(self, one: Any, other: Any) -> Tensor:
         """Cosine similarity of embeddings [N, D] and [M, D]: [N, M]."""
@@ -139,46 +178,8 @@ class Representation(
     def read_graph(
         self, item: Any, example_inputs: Any, architecture: Architecture | None
     ) -> ParameterGraph:
-        if isinstance(item, ParameterGraph):
-            return item
-        if isinstance(item, nn.Module) and example_inputs is not None:
-            return to_graph(item, example_inputs)
-        if isinstance(item, nn.Module):
-            found = Checkpoint(Path(type(item).__name__), dict(item.state_dict()))
-        elif isinstance(item, str | os.PathLike):
-            found = read_checkpoint(Path(item))
-        else:
-            raise ValueError(
-                f"cannot encode a {type(item).__name__}: pass parameter graphs, modules or files"
-            )
-        if architecture is None:
-            return self._recognise(found)
-        return ParameterGraph.from_state_dict(
-            architecture, found.matched(architecture.tensor).state_dict
-        )
-
-    def _recognise(self, found: Checkpoint) -> ParameterGraph:
-        """The graph of the one architecture of training that has these names and shapes."""
-        fitting = []
-        for candidate in self.architectures.values():
-            state = found.matched(candidate.tensor).state_dict
-            try:
-                fitting.append(ParameterGraph.from_state_dict(candidate, state))
-            except ValueError:
-                continue
-        if len(fitting) == 1:
-            return fitting[0]
-        close = [g.architecture for g in fitting] or list(self.architectures.values())
-        known = ", ".join(a.name for a in close) or "none"
-        what = (
-            f"fits {len(fitting)} architectures that differ in what no weight shows ({known})"
-            if fitting
-            else f"fits none of the architectures that this model was trained on ({known})"
-        )
-        raise ValueError(
-            f"{found.path}: {what}. Pass architecture=, or a module with example_inputs=, or a "
-            "graph from graphrep.to_graph(module, example_inputs)."
-        )
+        """A graph, module or file as a graph; see `graphrep.recognition.read_network`."""
+        return read_network(item, example_inputs, architecture, self.architectures.values())
 
     # Sampling -----------------------------------------------------------------
 
@@ -195,8 +196,8 @@ class Representation(
             aligned = [members[0], *(align(g, members[0]) for g in members[1:])]
             architecture = members[0].architecture
             with torch.no_grad():
-                theta = torch.stack([g.theta for g in aligned]).float()
-                latents = self.model.encode(theta, architecture).tokens
+                theta = torch.stack([g.theta for g in aligned]).float().to(self.device)
+                latents = self.model.encode(theta, architecture).tokens.cpu()
             buffers = {k: v.clone() for k, v in members[0].buffers.items()}
             self.anchors[fingerprint] = Anchors(architecture, latents, buffers)
             self.architectures.setdefault(fingerprint, architecture)
@@ -234,7 +235,7 @@ class Representation(
             raise ValueError(f"no anchors of architecture '{architecture.name}', only of: {names}")
         latents = sample_latents(chosen.latents, num, method, bandwidth, seed)
         with torch.no_grad():
-            theta = self.model.decode(latents, chosen.architecture)
+            theta = self.model.decode(latents.to(self.device), chosen.architecture).cpu()
         return [
             ParameterGraph(
                 chosen.architecture,
@@ -275,7 +276,9 @@ class Representation(
     def from_pretrained(  # type: ignore[override]
         cls, path: str | os.PathLike[str], **kwargs: Any
     ) -> Representation:
-        """Load what `save_pretrained` wrote.
+        """Load what `save_pretrained` wrote; it embeds to the same bits as what was saved.
+
+        On the same machine and called alike: see `encode`. No file is unpickled.
 
         Args:
             path: A folder, `runs:/<run id>/<name>` or `models:/...` of MLflow, or a

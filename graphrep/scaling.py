@@ -11,10 +11,11 @@ that on every split apart; here it is fitted once, on the training split.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ ROLES = (
 )  # fmt: skip
 FIT_SIZE = 200_000  # numbers a role at most; quantiles of more would not be sharper
 LARGEST = 1e18  # farther numbers count as this far: their square is finite in float32
+CHUNK = 2**20  # numbers scaled at once, near the cache
 FIT_VALUES = 20_000_000  # numbers of one architecture that are read for it
 
 
@@ -40,17 +42,17 @@ class Thetas(Protocol):
     def split(self, num: int, /) -> Iterable[Tensor]: ...
 
 
-class Segment(NamedTuple):
-    """Neighbours in theta of one role and gain."""
+@dataclass(frozen=True)
+class Measure:
+    """How the numbers of a tensor are measured."""
 
-    part: slice
     role: int  # place in ROLES
     gain: float  # sqrt(fan-in) of weights and their biases, 1 for all else
 
 
 @lru_cache(maxsize=4096)
-def segments(architecture: Architecture) -> tuple[Segment, ...]:
-    """theta from its first number to its last, role by role."""
+def measures(architecture: Architecture) -> Mapping[str, Measure]:
+    """The measure of each stored tensor, by name in theta's order."""
     role: dict[str, int] = {}
     gain: dict[str, float] = {}
     fan_in: dict[str, int] = {}
@@ -66,16 +68,23 @@ def segments(architecture: Architecture) -> tuple[Segment, ...]:
         source = block.tensor if block.role == "weight" else block.leader
         if block.role in ("weight", "bias") and source in fan_in:
             gain[block.tensor] = fan_in[source] ** 0.5
-    found: list[Segment] = []
+    return {
+        spec.name: Measure(role.get(spec.name, ROLES.index("other")), gain.get(spec.name, 1.0))
+        for spec in architecture.stored
+    }
+
+
+@lru_cache(maxsize=4096)
+def segments(architecture: Architecture) -> tuple[tuple[slice, Measure], ...]:
+    """theta from its first number to its last, in parts of one measure."""
+    found: list[tuple[slice, Measure]] = []
     for spec in architecture.stored:
         assert spec.offset is not None
-        number = role.get(spec.name, ROLES.index("other"))
-        segment = Segment(
-            slice(spec.offset, spec.offset + spec.numel), number, gain.get(spec.name, 1.0)
-        )
-        if found and found[-1][1:] == segment[1:]:
-            segment = segment._replace(part=slice(found.pop().part.start, segment.part.stop))
-        found.append(segment)
+        measure = measures(architecture)[spec.name]
+        start = spec.offset
+        if found and found[-1][1] == measure:
+            start = found.pop()[0].start
+        found.append((slice(start, spec.offset + spec.numel), measure))
     return tuple(found)
 
 
@@ -100,9 +109,9 @@ class Scaling(nn.Module):
         for architecture, theta in groups:
             step = max(1, len(theta) * architecture.num_parameters // FIT_VALUES)
             some = theta[torch.arange(0, len(theta), step)]
-            for part, number, gain in segments(architecture):
-                chosen = (some[:, part] * gain).flatten()
-                values.setdefault(number, []).append(chosen[torch.isfinite(chosen)])
+            for part, measure in segments(architecture):
+                chosen = (some[:, part] * measure.gain).flatten()
+                values.setdefault(measure.role, []).append(chosen[torch.isfinite(chosen)])
         for number, parts in values.items():
             found = torch.cat(parts)
             found = found[:: max(1, len(found) // FIT_SIZE)].double()
@@ -115,25 +124,38 @@ class Scaling(nn.Module):
 
     def forward(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """theta [B, P] -> scaled [B, P]; NaN becomes 0 and infinities stay finite."""
-        parts = []
-        for part, role, gain in segments(architecture):
-            scale, centre = self.scale[role].to(theta), self.centre[role].to(theta)
-            parts.append(_asinh((theta[:, part] * (gain / scale)).sub_(centre / scale)))
+        parts = [self.scale_part(theta[:, part], m) for part, m in segments(architecture)]
         return torch.cat(parts, 1) if parts else theta.clone()
+
+    def scale_part(self, numbers: Tensor, measure: Measure) -> Tensor:
+        """Numbers of one measure, in any shape, scaled as `forward` does."""
+        scale, centre = (t[measure.role].to(numbers) for t in (self.scale, self.centre))
+        factor, shift = measure.gain / scale, centre / scale
+        if numbers.numel() <= CHUNK or numbers.requires_grad or not numbers.is_contiguous():
+            return _asinh((numbers * factor).sub_(shift))
+        result = torch.empty_like(numbers)
+        chunks = (x.view(-1).split(CHUNK) for x in (numbers, result))
+        for before, after in zip(*chunks, strict=True):
+            after.copy_(_asinh((before * factor).sub_(shift)))
+        return result
 
     def inverse(self, scaled: Tensor, architecture: Architecture) -> Tensor:
         """The inverse of `forward`; variances come back positive."""
         parts = []
-        for part, role, gain in segments(architecture):
-            scale, centre = self.scale[role].to(scaled), self.centre[role].to(scaled)
-            numbers = torch.sinh(scaled[:, part]) * (scale / gain) + centre / gain
-            parts.append(numbers.clamp(min=1e-6) if ROLES[role] == "variance" else numbers)
+        for part, m in segments(architecture):
+            scale, centre = self.scale[m.role].to(scaled), self.centre[m.role].to(scaled)
+            numbers = torch.sinh(scaled[:, part]) * (scale / m.gain) + centre / m.gain
+            parts.append(numbers.clamp(min=1e-6) if ROLES[m.role] == "variance" else numbers)
         return torch.cat(parts, 1) if parts else scaled.clone()
 
 
 def _asinh(x: Tensor) -> Tensor:
     """asinh by log1p, four times as fast as torch's on CPUs; NaN becomes 0."""
-    far = torch.nan_to_num(x).abs().clamp(max=LARGEST)
-    inner = far.square()
-    inner = inner.div((inner + 1).sqrt().add(1)).add(far)
-    return torch.copysign(torch.log1p(inner), x)
+    far = torch.nan_to_num(x).abs()
+    if torch.is_grad_enabled() and x.requires_grad:
+        far = far.clamp(max=LARGEST)
+        inner = far.square()
+        return torch.copysign(torch.log1p(far + inner / ((inner + 1).sqrt() + 1)), x)
+    inner = far.clamp_(max=LARGEST).square()  # the same in place
+    below = (inner + 1).sqrt_().add_(1)
+    return torch.copysign(far.add_(inner.div_(below)).log1p_(), x)

@@ -25,14 +25,38 @@ class Settings:
 
     seed: int
     output: Path
-    zoo: Recipe
-    zoo_path: str | None  # a zoo that is there, instead of the recipe's
+    zoos: tuple[Recipe, ...]
+    zoo_paths: tuple[str, ...]  # zoos that are there, instead of the recipes'
     model: ModelConfig
     objective: ObjectiveConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     plain: Mapping[str, Any]
+
+    @property
+    def zoo(self) -> Recipe:
+        """The recipe, for commands that take one zoo.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.zoos) > 1:
+            names = ",".join(recipe.name for recipe in self.zoos)
+            raise ValueError(f"this command takes one zoo, got zoo=[{names}]")
+        return self.zoos[0]
+
+    @property
+    def zoo_path(self) -> str | None:
+        """Where the zoo is, for commands that take one; None for the recipe's.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.zoo_paths) > 1:
+            paths = ",".join(self.zoo_paths)
+            raise ValueError(f"this command takes one zoo, got zoo_path=[{paths}]")
+        return self.zoo_paths[0] if self.zoo_paths else None
 
     @classmethod
     def load(cls, overrides: Sequence[str] = ()) -> Settings:
@@ -47,8 +71,8 @@ class Settings:
         return cls(
             seed=int(plain["seed"]),
             output=Path(plain["output"]),
-            zoo=parse_recipe(plain["zoo"]),
-            zoo_path=plain["zoo_path"],
+            zoos=tuple(map(parse_recipe, _listed(plain["zoo"]))),
+            zoo_paths=tuple(str(path) for path in _listed(plain["zoo_path"]) if path),
             model=replace(model, encoder=encoder),
             objective=_choice(OBJECTIVES, plain["objective"], "objective"),
             training=parse_dataclass(TrainingConfig, plain["training"], "training"),
@@ -56,6 +80,13 @@ class Settings:
             tracking=parse_dataclass(TrackingConfig, plain["tracking"], "tracking"),
             plain=plain,
         )
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value or a list of them; None is none."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _choice(choices: Mapping[str, type[T]], content: Mapping[str, Any], group: str) -> T:

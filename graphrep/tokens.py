@@ -13,8 +13,8 @@ here a norm shares one row and pieces are of even length.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from torch import Tensor
 
 from .architecture import Architecture, Block
 from .architecture.reorder import tensor_of
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +49,40 @@ class TokenGrid:
         """Real entries, bool [T, S]."""
         return self.index >= 0
 
-    def cut(self, theta: Tensor) -> Tensor:
-        """theta [B, P] -> tokens [B, T, S], zero where padded."""
-        index = self.index.to(theta.device)
-        return theta[:, index.clamp(min=0)] * (index >= 0)
+    def to(self, device: torch.device) -> TokenGrid:
+        """The same grid on another device, moved there once and kept."""
+        return self if self.index.device == device else _moved(self, device)
+
+    @cached_property
+    def _sources(self) -> Tensor:
+        """int32 [T, S]: where a token's numbers come from; padding reads a zero after the last."""
+        kind = torch.int32 if self.num_parameters < 2**31 - 1 else torch.int64
+        return torch.where(self.mask, self.index, self.num_parameters).to(kind)
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """int32 [P]: where each parameter stands among the T * S numbers of the tokens."""
+        kind = torch.int32 if self.index.numel() < 2**31 else torch.int64
+        real = self.mask.flatten().nonzero().flatten().to(kind)
+        places = torch.empty(self.num_parameters, dtype=kind, device=self.index.device)
+        places[self.index.flatten()[real]] = real
+        return places
+
+    def cut(self, theta: Tensor, window: slice = ALL) -> Tensor:
+        """theta [B, P] -> tokens [B, T, S] of a window, zero where padded."""
+        sources = self.to(theta.device)._sources[window]
+        padded = torch.nn.functional.pad(theta, (0, 1))
+        return padded.index_select(1, sources.flatten()).view(len(theta), *sources.shape)
 
     def join(self, tokens: Tensor) -> Tensor:
         """tokens [B, T, S] -> theta [B, P]; the inverse of `cut`."""
-        theta = tokens.new_empty(len(tokens), self.num_parameters)
-        theta[:, self.index[self.mask].to(theta.device)] = tokens[:, self.mask.to(theta.device)]
-        return theta
+        return tokens.flatten(1).index_select(1, self.to(tokens.device)._places)
+
+
+@lru_cache(maxsize=64)
+def _moved(grid: TokenGrid, device: torch.device) -> TokenGrid:
+    names = ("index", "position", "target", "reads", "reader")
+    return replace(grid, **{name: getattr(grid, name).to(device) for name in names})
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,17 +16,17 @@ from .representation import Representation
 from .settings import Settings
 from .tracking import Tracker
 from .views import record_graph
-from .zoo import Zoo, create_zoo, evaluate
+from .zoo import Recipe, Zoo, create_zoo, evaluate
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def zoo_folder(settings: Settings) -> str:
-    """Where a zoo of these settings lies: other settings, other folder."""
-    identity = json.dumps(settings.zoo.identity(), sort_keys=True)
+def zoo_folder(output: Path, recipe: Recipe) -> str:
+    """Where a recipe's zoo lies: another recipe, another folder."""
+    identity = json.dumps(recipe.identity(), sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return str(settings.output / "zoos" / f"{settings.zoo.name}-{digest}")
+    return str(output / "zoos" / f"{recipe.name}-{digest}")
 
 
 def make_zoo(settings: Settings, path: str | None = None, engine: str = "pool") -> Zoo:
@@ -36,7 +36,15 @@ def make_zoo(settings: Settings, path: str | None = None, engine: str = "pool") 
     """
     if settings.zoo_path and path is None:
         return Zoo.open(settings.zoo_path)
-    return create_zoo(settings.zoo, path or zoo_folder(settings), engine=engine)
+    folder = path or zoo_folder(settings.output, settings.zoo)
+    return create_zoo(settings.zoo, folder, engine=engine)
+
+
+def make_zoos(settings: Settings) -> list[Zoo]:
+    """The zoos of zoo_path=[a,b], or else of zoo=[a,b], made first where they are not there."""
+    if settings.zoo_paths:
+        return [Zoo.open(path) for path in settings.zoo_paths]
+    return [create_zoo(r, zoo_folder(settings.output, r)) for r in settings.zoos]
 
 
 def graph_of_file(path: Path, model: str | None, inputs: Sequence[str]) -> Loaded:
@@ -70,33 +78,69 @@ def log_zoo(zoo: Zoo, overrides: Sequence[str]) -> str:
 
 
 def train_one(settings: Settings) -> tuple[Path, str]:
-    """Train one representation with anchors to sample from; its folder and MLflow URI."""
+    """Train one representation with anchors to sample from; its folder and MLflow URI.
+
+    With objective=property it is a `PropertyPredictor`'s, without anchors.
+
+    Of several processes that torchrun started, the first makes zoos, records and saves.
+    """
     from .evaluation.comparison import train_representation
     from .evaluation.sampling import best_networks
-    from .progress import show_progress
+    from .predictor import PropertyPredictor
+    from .progress import in_short, show_progress
+    from .training import join_processes
+    from .training.objectives import PropertyPrediction
 
-    zoo = make_zoo(settings)
+    team = join_processes(settings.training.device)
+    urls = team.share([zoo.url for zoo in make_zoos(settings)] if team.leads else [])
+    zoos = [Zoo.open(url) for url in urls]
     name = f"{settings.model.encoder.name}-seed{settings.seed}"
-    folder = settings.output / "train" / zoo.path.name / name
+    folder = settings.output / "train" / _joint_name([zoo.path.name for zoo in zoos]) / name
+    names = "+".join(zoo.name for zoo in zoos)
     tracker = Tracker(settings.tracking)
-    params = {**settings.plain, "zoo": zoo.name, "encoder": settings.model.encoder.name}
+    params = {**settings.plain, "zoo": names, "encoder": settings.model.encoder.name}
     params["settings"] = {k: settings.plain[k] for k in ("encoder", "zoo")}
+    num_steps = settings.training.num_steps
     with tracker.run(name, params, folder, resume=True) as run:
-        run.log_dataset(zoo.properties, zoo.name, str(zoo.path))
-        with show_progress(name, settings.training.num_steps) as on_step:
-            representation, _ = train_representation(
-                zoo,
+        for zoo in zoos:
+            run.log_dataset(zoo.properties, zoo.name, str(zoo.path))
+        with show_progress(name, num_steps, visible=team.leads) as advance:
+
+            def show_speed(metrics: Mapping[str, float], step: int) -> None:
+                if "train/weights_per_second" in metrics:
+                    weights = in_short(metrics["train/weights_per_second"])
+                    networks = in_short(metrics["train/networks_per_second"])
+                    advance(step, f"{weights} weights/s, {networks} networks/s")
+
+            representation, _, objective = train_representation(
+                zoos,
                 settings.model,
                 settings.objective,
                 settings.training,
                 folder / "training",
                 run,
-                on_step=on_step,
+                on_step=advance,
+                on_metrics=show_speed,
             )
-        anchors = best_networks(zoo, settings.evaluation.sampling.anchor_share)
-        representation.fit_anchors(anchors).save_pretrained(folder / "model")
-        uri = run.log_model(folder / "model", settings.model.encoder.name)
+        uri = ""
+        if team.leads:
+            if isinstance(objective, PropertyPrediction):  # its decoder learns nothing to sample
+                predictor = PropertyPredictor(representation, objective.head)
+                predictor.save_pretrained(folder / "model")
+            else:
+                share = settings.evaluation.sampling.anchor_share
+                anchors = [graph for zoo in zoos for graph in best_networks(zoo, share)]
+                representation.fit_anchors(anchors).save_pretrained(folder / "model")
+            uri = run.log_model(folder / "model", settings.model.encoder.name)
     return folder / "model", uri
+
+
+def _joint_name(names: Sequence[str]) -> str:
+    """One name for several zoos, short enough for a folder."""
+    joined = "+".join(names)
+    if len(joined) <= 120:
+        return joined
+    return f"{len(names)}-zoos-{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
 
 
 def probe_zoo(model: str, path: Path, settings: Settings) -> pd.DataFrame:

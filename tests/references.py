@@ -70,16 +70,17 @@ def _round(
     normal = layer.norm(state)
     names = {u.name: i for i, u in enumerate(architecture.units)}
     owner = torch.cat([torch.full((u.size,), i) for i, u in enumerate(architecture.units)])
-    forward, backward = layer.values(normal)
+    forward, backward = layer.say(normal)
     width = (bundles[0][2].shape[1] if bundles else 0) * layer.value_dim
     incoming, outgoing = state.new_zeros(len(state), width), state.new_zeros(len(state), width)
     count_in, count_out = torch.zeros(len(names)), torch.zeros(len(names))
     for block, pair, mixed in bundles:
         linear = layer.num_linear
-        said = torch.cat([mixed[:, :linear], F.gelu(mixed[:, linear:] + layer.bias)], 1)
+        bent = mixed[:, linear:] + backward.bend[pair[1]] + forward.bend[pair[0]]
+        said = torch.cat([mixed[:, :linear], F.gelu(bent)], 1)
         for heard, at, values in (
-            (incoming, pair[1], forward[pair[0]]),
-            (outgoing, pair[0], backward[pair[1]]),
+            (incoming, pair[1], forward.values[pair[0]]),
+            (outgoing, pair[0], backward.values[pair[1]]),
         ):
             message = said.unsqueeze(2) * values.unsqueeze(1)  # [edges, E, V]
             total = scatter(message, at, 0, len(state), "sum")

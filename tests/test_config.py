@@ -42,12 +42,12 @@ def test_overrides_reach_their_dataclass() -> None:
     [
         ("training.num_step=7", r"unknown key 'training\.num_step'.*num_steps.*Did you mean"),
         ("trainig.num_steps=7", r"unknown key.*training.*"),
-        ("encoder=gnn", r"encoder has no choice 'gnn'; choices: graph, raw, statistics, token"),
+        ("encoder=gnn", r"encoder has no choice 'gnn'; choices: graph, hyperrep, pna, raw"),
         ("training.num_steps=many", r"training\.num_steps must be a whole number, got 'many'"),
         ("training.num_steps=0", r"num_steps must be at least 1"),
         ("objective.views.mask_ratio=2", r"mask_ratio must lie in \[0, 1\)"),
         ("zoo.search.optimiser=[lion]", r"search\.optimiser must be one of"),
-        ("graph", r"'graph' is not an override.*encoder \(graph, raw"),
+        ("graph", r"'graph' is not an override.*encoder \(graph, hyperrep, pna"),
         ("seed=[", r"seed=\["),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphrep import cluster, embedding, embedding_inputs
+from graphrep import ParameterGraph, cluster, embedding, embedding_inputs, to_graph
 from graphrep.architecture import Architecture
 from graphrep.decoders import DecoderConfig
-from graphrep.embedding import Embedder, embed_to_parquet
+from graphrep.embedding import Embedder, embed_table, embed_to_parquet
 from graphrep.encoders import GraphEncoderConfig
 from graphrep.model import ModelConfig, WeightModel
 from graphrep.representation import Representation
@@ -25,7 +26,7 @@ from graphrep.zoo.store.folder import LocalFolder
 from tests.dawdling import Dawdling, Killer, begun, is_gone
 
 MODEL = ModelConfig(
-    encoder=GraphEncoderConfig(unit_dim=8, edge_dim=4, value_dim=4, num_rounds=1),
+    encoder=GraphEncoderConfig(unit_dim=8, linear_dim=2, curved_dim=2, value_dim=4, num_rounds=1),
     decoder=DecoderConfig(model_dim=16, num_heads=2, num_layers=1),
     token_size=16,
     latent_dim=8,
@@ -130,6 +131,62 @@ def test_files_that_cannot_be_read_are_listed_with_the_reason(
         quietly(model, bad, output)
     assert listed.exists() and pd.read_parquet(output).equals(sound)  # the last good one stays
     assert not (tmp_path / "e.parquet.parts").exists()
+
+
+def chain(activation: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), activation, nn.Linear(3, 2))
+
+
+@pytest.fixture
+def alike(tmp_path: Path) -> tuple[Representation, Path, list[ParameterGraph]]:
+    """Two architectures that no weight tells apart, what knows both, and a file that fits both."""
+    graphs = [to_graph(chain(a), torch.zeros(2, 4), name=n)
+              for a, n in ((nn.ReLU(), "relu"), (nn.Tanh(), "tanh"))]  # fmt: skip
+    torch.manual_seed(0)
+    torch.save(graphs[0].state_dict(), tmp_path / "net.pt")
+    known = Representation(WeightModel(MODEL), [g.architecture for g in graphs])
+    return known, tmp_path / "net.pt", graphs
+
+
+def test_an_architecture_is_chosen_by_name_fingerprint_or_file(
+    alike: tuple[Representation, Path, list[ParameterGraph]], tmp_path: Path
+) -> None:
+    known, file, graphs = alike
+    with pytest.raises(ValueError, match=r"fits 2 architectures .*--architecture"):
+        embed_table(known, [file])
+    tables = []
+    for graph in graphs:
+        (tmp_path / "a.json").write_text(graph.architecture.to_json())
+        for name in (graph.architecture.name, graph.architecture.fingerprint, tmp_path / "a.json"):
+            tables.append(values(embed_table(known, [file], architecture=str(name))))
+            assert np.allclose(tables[-1], known.encode(graph), atol=1e-5)
+    assert not np.allclose(tables[0], tables[-1], atol=1e-3)
+    written = quietly(known, [file], tmp_path / "e.parquet", architecture="tanh")
+    assert np.array_equal(values(written), tables[-1])
+    assert written.attrs == pd.read_parquet(tmp_path / "e.parquet").attrs
+    (tmp_path / "a.json").write_text("{}")
+    for name, message in ((tmp_path / "a.json", "is no architecture"), ("gelu", "neither a file")):
+        with pytest.raises(ValueError, match=message):
+            embed_table(known, [file], architecture=str(name))
+
+
+def test_a_file_that_brings_its_architecture_along_needs_none(
+    alike: tuple[Representation, Path, list[ParameterGraph]], tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    known, file, _ = alike
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            chain(nn.Tanh()).eval(),
+            (torch.zeros(2, 4),),
+            str(tmp_path / "net.onnx"),
+            dynamo=False,
+        )
+    found = values(embed_table(known, [tmp_path / "net.onnx"]))
+    tanh, relu = (values(embed_table(known, [file], architecture=n)) for n in ("tanh", "relu"))
+    assert np.allclose(found, tanh, atol=1e-5) and not np.allclose(found, relu, atol=1e-3)
 
 
 class Interrupted(Exception):
@@ -251,9 +308,9 @@ def test_theta_is_read_a_batch_at_a_time(
     seen: list[int] = []
     encode = WeightModel.encode
 
-    def watch(self: WeightModel, theta: Tensor, architecture: Architecture):  # type: ignore[no-untyped-def]
+    def watch(self: WeightModel, theta: Tensor, architecture: Architecture, **others: bool):  # type: ignore[no-untyped-def]
         seen.append(4 * theta.numel())
-        return encode(self, theta, architecture)
+        return encode(self, theta, architecture, **others)
 
     monkeypatch.setattr(WeightModel, "encode", watch)
     whole = values(quietly(model, inputs, tmp_path / "e.parquet"))

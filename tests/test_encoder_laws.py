@@ -15,12 +15,11 @@ from graphrep.architecture.spec import Block, Span, TensorSpec
 from graphrep.encoders import (
     Batch,
     EncoderConfig,
-    GraphEncoder,
     RawEncoderConfig,
     StatisticsEncoderConfig,
 )
 from graphrep.encoders.base import depth_weights
-from graphrep.encoders.layout import layout_of
+from graphrep.encoders.token_head import source_means
 from graphrep.tokens import token_grid
 from graphrep.training import (
     Networks,
@@ -133,8 +132,8 @@ def test_token_latents_read_the_sources_of_their_own_group_only() -> None:
     architecture = design.architecture()
     grid = token_grid(architecture, 8)
     state = torch.cat([torch.arange(float(u.size)) for u in architecture.units]).view(1, -1, 1)
-    batch, layout = Batch(architecture, networks(architecture, 1), 8), layout_of(architecture)
-    found = GraphEncoder._source_means(batch, layout, state, torch.zeros(1, 1, 1))[0, :, 0]
+    batch = Batch(architecture, networks(architecture, 1), 8)
+    found = source_means(batch, state, torch.zeros(1, 1, 1))[0, :, 0]
     here = grid.position[:, 1] == grid.layers.index("conv2.weight")
     group = grid.position[here, 2] // 3
     assert torch.equal(found[here], group * 2 + 0.5)  # channels 2g and 2g + 1

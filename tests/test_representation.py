@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +14,25 @@ from torch import nn
 
 import graphrep
 from graphrep.decoders import DecoderConfig
-from graphrep.encoders import GraphEncoderConfig
+from graphrep.encoders import Batch, Embedding, GraphEncoderConfig
 from graphrep.evaluation.behaviour import condition_batch_norm, novelty
 from graphrep.model import ModelConfig, WeightModel
-from graphrep.representation import Representation
+from graphrep.representation import ENCODERS, Representation
 from graphrep.sampling import sample_latents
-from graphrep.training import TrainingConfig, train
+from graphrep.training import (
+    Networks,
+    SelfSupervisedConfig,
+    TrainingConfig,
+    build_objective,
+    train,
+)
 from graphrep.zoo import Zoo
+from graphrep.zoo.classifiers.train import single_thread
 
 from .architectures import CASES, IDS, Case
 
 DECODER = DecoderConfig(model_dim=32, num_heads=2, num_layers=1)
-ENCODER = GraphEncoderConfig(unit_dim=16, edge_dim=4, value_dim=4, num_rounds=1)
+ENCODER = GraphEncoderConfig(unit_dim=16, linear_dim=2, curved_dim=2, value_dim=4, num_rounds=1)
 MODEL = ModelConfig(encoder=ENCODER, decoder=DECODER, token_size=16, latent_dim=16)
 
 
@@ -31,9 +40,10 @@ MODEL = ModelConfig(encoder=ENCODER, decoder=DECODER, token_size=16, latent_dim=
 def representation(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Representation:
     torch.manual_seed(0)
     model = WeightModel(MODEL)
-    groups = [(g.architecture, g.theta) for g in zoo.groups()]
+    groups = [Networks(g.architecture, g.theta) for g in zoo.groups()]
+    objective = build_objective(SelfSupervisedConfig(), model)
     config = TrainingConfig(num_steps=150, validate_every=50, num_threads=1)
-    train(model, groups, groups, config, tmp_path_factory.mktemp("training"))
+    train(model, objective, groups, groups, config, tmp_path_factory.mktemp("training"))
     return Representation(model, list(zoo.architectures.values())).fit_anchors(list(zoo.graphs))
 
 
@@ -81,6 +91,104 @@ def test_a_saved_model_comes_back_bit_for_bit(
     assert np.array_equal(again.encode(graphs), representation.encode(graphs))
     for a, b in zip(again.sample(3), representation.sample(3), strict=True):
         assert torch.equal(a.theta, b.theta)
+
+
+ENCODE_ELSEWHERE = """
+import sys
+import numpy as np
+import torch
+from graphrep import Representation
+
+torch.set_num_threads(1)
+folder, files = sys.argv[1], sys.argv[2:]
+for name in ("graph", "token", "statistics", "raw"):
+    known = Representation.from_pretrained(f"{folder}/{name}")
+    for batch_size in (1, 3, 32):
+        np.save(f"{folder}/{name}-{batch_size}.npy", known.encode(files, batch_size=batch_size))
+"""
+
+
+def test_a_saved_model_embeds_to_the_same_bits_in_another_process(zoo: Zoo, tmp_path: Path) -> None:
+    """Mixed architectures, other batch sizes than when it was saved, every encoder."""
+    torch.manual_seed(0)
+    graphs = list(zoo.graphs)[:9]
+    for case in (CASES[7], CASES[5]):
+        graphs += [graphrep.to_graph(case.module(), case.example()) for _ in range(4)]
+    files = [tmp_path / f"{number}.pt" for number in range(len(graphs))]
+    for graph, file in zip(graphs, files, strict=True):
+        torch.save(graph.state_dict(), file)
+    known = {g.architecture.fingerprint: g.architecture for g in graphs}
+    kept = {}
+    for name in ("graph", "token", "statistics", "raw"):
+        torch.manual_seed(1)
+        kept[name] = Representation(
+            WeightModel(ModelConfig(encoder=ENCODERS[name]())), list(known.values())
+        )
+        kept[name].model.scaling.fit((g.architecture, g.theta[None]) for g in graphs)
+        kept[name].save_pretrained(tmp_path / name)
+    subprocess.run([sys.executable, "-c", ENCODE_ELSEWHERE, tmp_path, *files], check=True)
+    with single_thread():
+        for name, representation in kept.items():
+            for batch_size in (1, 3, 32):
+                here = representation.encode(graphs, batch_size=batch_size)
+                there = np.load(tmp_path / f"{name}-{batch_size}.npy")
+                assert here.tobytes() == there.tobytes(), (name, batch_size)
+        representation = kept["graph"]
+        with torch.no_grad():  # the least that could be lost in a file
+            parameter = next(p for p in representation.model.encoder.parameters() if p.dim() > 1)
+            parameter.view(torch.int32).add_(1)
+        assert representation.encode(graphs, batch_size=3).tobytes() != there.tobytes()
+        assert representation.encode(graphs, batch_size=1).tobytes() != (
+            np.load(tmp_path / "graph-1.npy").tobytes()
+        )
+
+
+def test_embedded_one_by_one_a_network_s_bits_do_not_depend_on_its_company(
+    representation: Representation, zoo: Zoo
+) -> None:
+    graphs = list(zoo.graphs)
+    with single_thread():
+        together = representation.encode(graphs, batch_size=1)
+        for number in (0, 5, len(graphs) - 1):
+            alone = representation.encode([graphs[number]], batch_size=1)
+            assert np.array_equal(alone[0], together[number])
+        in_one_batch = representation.encode(graphs, batch_size=32)
+    assert np.allclose(in_one_batch, together, atol=1e-4)
+    assert not np.array_equal(in_one_batch, together[::-1])
+
+
+def test_encode_takes_what_users_of_sentence_transformers_expect(
+    representation: Representation, zoo: Zoo
+) -> None:
+    graphs = list(zoo.graphs)[:4]
+    plain = representation.encode(graphs)
+    tensor = representation.encode(graphs, convert_to_tensor=True, device="cpu")
+    assert isinstance(tensor, torch.Tensor) and np.array_equal(tensor.numpy(), plain)
+    unit = representation.encode(graphs, normalize_embeddings=True, show_progress_bar=False)
+    assert np.allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
+    assert not np.allclose(np.linalg.norm(plain, axis=1), 1, atol=1e-2)
+    cosine = representation.similarity(plain, plain)
+    assert np.allclose(unit @ unit.T, cosine, atol=1e-5)
+    assert representation.encode(graphs[0], normalize_embeddings=True).shape == plain.shape[1:]
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
+        representation.encode(graphs, device="abacus")
+
+
+def test_encoding_asks_for_no_tokens(
+    representation: Representation, zoo: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    forward = type(representation.model.encoder).forward
+
+    def watch(self: nn.Module, batch: Batch) -> Embedding:
+        asked.append(batch.tokens)
+        return forward(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(representation.model.encoder), "forward", watch)
+    representation.encode(zoo.graphs[0])
+    assert asked == [False]
+    Representation(representation.model).fit_anchors([zoo.graphs[0]] * 2)
+    assert asked == [False, True]
 
 
 def test_a_damaged_model_folder_is_refused(representation: Representation, tmp_path: Path) -> None:
@@ -144,7 +252,7 @@ def test_windows_with_a_halo_decode_what_one_window_does_nearby() -> None:
     )
     cut = WeightModel(cut_config)
     for block in whole.decoder.blocks.layers:
-        nn.init.zeros_(block.self_attn.out_proj.weight)  # no token hears another
+        nn.init.zeros_(block.out.weight)  # no token hears another
     cut.load_state_dict(whole.state_dict())
     with torch.no_grad():
         latents = whole.encode(graph.theta[None], graph.architecture).tokens

@@ -28,8 +28,8 @@ every_design = pytest.mark.parametrize("design", DESIGNS, ids=lambda design: des
 def test_the_gain_is_the_root_of_the_fan_in(design: Design) -> None:
     architecture = design.architecture()
     gain = torch.zeros(architecture.num_parameters)
-    for segment in segments(architecture):
-        gain[segment.part] = segment.gain
+    for part, measure in segments(architecture):
+        gain[part] = measure.gain
     assert (gain >= 1).all()  # every number of theta is in a segment
     for name, expected in FAN_IN.get(design.name, {}).items():
         found = tensor_of(architecture.tensor[name], gain)

@@ -27,14 +27,13 @@ from graphrep.training import (
     build_objective,
     train,
 )
-from graphrep.training.loop import BatchOrder
 from graphrep.training.objectives.losses import nt_xent, reconstruction
 from graphrep.training.objectives.views import make_view
 
 from .architectures import CASES
 
 DECODER = DecoderConfig(model_dim=16, num_heads=2, num_layers=1)
-ENCODER = GraphEncoderConfig(unit_dim=8, edge_dim=2, value_dim=2, num_rounds=1)
+ENCODER = GraphEncoderConfig(unit_dim=8, linear_dim=1, curved_dim=2, value_dim=2, num_rounds=1)
 CONFIG = TrainingConfig(num_steps=24, batch_size=4, validate_every=6, num_threads=1)
 OBJECTIVE = SelfSupervisedConfig(contrast_weight=0.1)
 
@@ -150,17 +149,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         model.decoder.outward.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="learning_rate"):
         train(model, objective_of(model), groups(), groups(4), CONFIG, tmp_path)
-
-
-def test_the_order_of_batches_is_a_shuffle_of_all_networks() -> None:
-    found = BatchOrder(groups(), 4, seed=0)
-    assert found.per_epoch == 6
-    epochs = [[found.batch(e * 6 + i).theta for i in range(6)] for e in range(2)]
-    for epoch in epochs:
-        seen = sorted(float(row[0]) for batch in epoch for row in batch)
-        assert seen == sorted(float(row[0]) for networks in groups() for row in networks.theta)
-    first, second = ([float(row[0]) for batch in epoch for row in batch] for epoch in epochs)
-    assert first != second
 
 
 def test_views_hide_what_they_say_and_keep_a_clean_target() -> None:

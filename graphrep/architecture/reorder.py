@@ -47,7 +47,7 @@ def reorder(spec: TensorSpec, value: Tensor, maps: Mapping[tuple[str, int], Tens
     lead = value.dim() - len(spec.shape)
     for axis in range(len(spec.shape)):
         if (spec.name, axis) in maps:
-            value = value.index_select(lead + axis, maps[spec.name, axis])
+            value = value.index_select(lead + axis, maps[spec.name, axis].to(value.device))
     return value
 
 

@@ -94,39 +94,91 @@ def graph(
 def train(overrides: Overrides = None) -> None:
     """Train representations: graphrep train encoder=graph,token seed=1,2
 
-    Several values of a key train one after another. Repeat the command to resume.
+    Several values of a key train one after another; zoo=[a,b] or zoo_path=[a,b] trains one
+    model on several zoos. Repeat the command to resume. On several cores or GPUs:
+    torchrun --nproc-per-node 2 -m graphrep train ...
     """
     from ..config import sweep
     from ..settings import Settings
+    from ..training import join_processes
     from ..workflows import train_one
 
     for combination in sweep(overrides or []):
-        folder, uri = train_one(Settings.load(combination))
-        say(f"model: {folder}\n       {uri}")
+        settings = Settings.load(combination)
+        folder, uri = train_one(settings)
+        if join_processes(settings.training.device).leads:
+            say(f"model: {folder}\n       {uri}")
 
 
 @app.command()
 def embed(
     model: Annotated[str, typer.Argument(help="a saved model: folder, runs:/... or models:/...")],
     inputs: Annotated[
-        list[str], typer.Argument(help="checkpoint files, or one zoo (folder or fsspec URL)")
+        list[str],
+        typer.Argument(
+            help="checkpoints, .onnx files and Hugging Face folders; or one zoo (folder or fsspec "
+            "URL); or, to search it, a .parquet written before"
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Parquet file to write")] = Path(
         "embeddings.parquet"
     ),
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="find what is nearest to it: a file (repeat it for more), or one zoo"),
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(
+            help="how many to find for each query, 5 by default; without --query, of each of the "
+            "networks themselves"
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="whitened (default), standardised or cosine")
+    ] = None,
+    found: Annotated[
+        Path | None,
+        typer.Option(help="file for what was found, .csv or .parquet; <output>-neighbours.csv"),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="of files that fit several: a name that the model knows, or a JSON file written "
+            "by graphrep graph --json"
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help="local: this process; ray: a Ray cluster")] = "local",
     workers: Annotated[
         int | None, typer.Option(help="of Ray: processes; by default the cluster's CPUs")
     ] = None,
 ) -> None:
-    """Embed checkpoint files or a zoo into a table: one row a network.
+    """Embed files or a zoo into a table, one row a network, and find the nearest of others.
 
     Interrupt and repeat the command to go on.
     """
-    from ..embedding import embed_to_parquet
+    from ..embedding import embed_table, embed_to_parquet
+    from ..neighbours import METRICS, check_ending, nearest, summarise, write_neighbours
 
-    table = embed_to_parquet(model, inputs, output, engine=engine, num_workers=workers)
-    say(f"{len(table)} networks, {len(table.columns)} columns: {output}")
+    there = len(inputs) == 1 and inputs[0].endswith(".parquet")
+    searched = Path(inputs[0]) if there else output
+    wanted = bool(query) or neighbours is not None
+    if not wanted and (there or metric or found):
+        raise ValueError("nothing to search for: give --query, or --neighbours alone")
+    written = found or searched.with_name(f"{searched.stem}-neighbours.csv")
+    check_ending(written)
+    queries = embed_table(model, query, architecture=architecture) if query else None
+    if not there:
+        table = embed_to_parquet(
+            model, inputs, output, architecture=architecture, engine=engine, num_workers=workers
+        )
+        say(f"{len(table)} networks, {len(table.columns)} columns: {output}")
+    if wanted:
+        num = 5 if neighbours is None else neighbours
+        near = nearest(searched, queries, num, metric or METRICS[0])
+        write_neighbours(near, written)
+        print_table(summarise(near, searched), f"nearest in {searched}")
+        say(f"all columns: {written}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..transformer import Positions, transformer
+from ..transformer import Positions, Transformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,10 @@ class TokenDecoder(nn.Module):
         limits = (config.max_tokens, config.max_layers, config.max_rows)
         self.inward = nn.Linear(latent_dim, config.model_dim)
         self.positions = Positions(config.model_dim, *limits)
-        self.blocks = transformer(config.model_dim, config.num_heads, config.num_layers)
+        self.blocks = Transformer(config.model_dim, config.num_heads, config.num_layers)
         self.outward = nn.Linear(config.model_dim, token_size)
 
     def forward(self, latents: Tensor, position: Tensor) -> Tensor:
         inner = self.inward(latents) + self.positions(position)
-        return self.outward(self.blocks(inner))
+        found: Tensor = self.outward(self.blocks(inner))
+        return found

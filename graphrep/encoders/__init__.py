@@ -2,6 +2,11 @@
 
 from .base import Batch as Batch, Embedding as Embedding, Encoder as Encoder
 from .graph import GraphEncoder as GraphEncoder, GraphEncoderConfig as GraphEncoderConfig
+from .hyperrep import (
+    HyperRepresentationConfig as HyperRepresentationConfig,
+    HyperRepresentationEncoder as HyperRepresentationEncoder,
+)
+from .pna import PNAEncoder as PNAEncoder, PNAEncoderConfig as PNAEncoderConfig
 from .statistics import (
     RawEncoder as RawEncoder,
     RawEncoderConfig as RawEncoderConfig,
@@ -10,7 +15,14 @@ from .statistics import (
 )
 from .token import TokenEncoder as TokenEncoder, TokenEncoderConfig as TokenEncoderConfig
 
-EncoderConfig = GraphEncoderConfig | TokenEncoderConfig | StatisticsEncoderConfig | RawEncoderConfig
+EncoderConfig = (
+    GraphEncoderConfig
+    | TokenEncoderConfig
+    | PNAEncoderConfig
+    | HyperRepresentationConfig
+    | StatisticsEncoderConfig
+    | RawEncoderConfig
+)
 
 
 def build_encoder(config: EncoderConfig, token_size: int, latent_dim: int) -> Encoder:
@@ -20,6 +32,10 @@ def build_encoder(config: EncoderConfig, token_size: int, latent_dim: int) -> En
             return GraphEncoder(config, token_size, latent_dim)
         case TokenEncoderConfig():
             return TokenEncoder(config, token_size, latent_dim)
+        case PNAEncoderConfig():
+            return PNAEncoder(config, token_size, latent_dim)
+        case HyperRepresentationConfig():
+            return HyperRepresentationEncoder(config, token_size, latent_dim)
         case StatisticsEncoderConfig():
             return StatisticsEncoder(config, token_size, latent_dim)
         case RawEncoderConfig():

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..architecture import Architecture
+from ..architecture import Architecture, Block
+from ..architecture.reorder import read_block
 from ..tokens import TokenGrid, token_grid
 
 
@@ -34,6 +35,16 @@ class Batch:
     def grid(self) -> TokenGrid:
         return token_grid(self.architecture, self.token_size)
 
+    def read(self, block: Block) -> Tensor:
+        """A block's scaled numbers, shaped as `read_block` says."""
+        return read_block(self.architecture, block, self.values)
+
+    def seen(self, block: Block) -> Tensor | None:
+        """The share of each edge's (or unit's) numbers that is visible; None when all is."""
+        if self.visible is None:
+            return None
+        return read_block(self.architecture, block, self.visible).to(self.values).mean(-1)
+
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
@@ -55,6 +66,7 @@ class Encoder(nn.Module):
     embedding_dim: int
     latent_dim: int
     invariant = False  # whether the model embedding ignores the order of hidden units
+    streams = False  # whether a model embedding needs `Batch.read` alone
 
     def forward(self, batch: Batch) -> Embedding:
         raise NotImplementedError

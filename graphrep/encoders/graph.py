@@ -11,7 +11,7 @@ edges say functions of their numbers and carry no state; the layers' moments sta
 beside the learned part of the embedding.
 
 Letters in shapes: B batch, N units, C unit channels, E edge channels, R rank of the
-prediction of numbers, T tokens, K numbers an edge or unit of all blocks.
+prediction of numbers, K numbers an edge or unit of all blocks.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..architecture.reorder import read_block
 from ..scaling import ROLES
 from .base import Batch, Embedding, Encoder, depth_weights
 from .layout import ACTIVATION_NAMES, KINDS, NUM_FREQUENCIES, Features, Layout, layout_of
-from .message_passing import Functions, Round, exchange, fold, unfold
+from .message_passing import Functions, Round, Said, exchange, fold, unfold
 from .moments import NUM_MOMENTS, layer_moments
+from .token_head import TokenHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class GraphEncoder(Encoder):
     """Networks of any architecture -> latents of tokens, units and the whole."""
 
     invariant = True
+    streams = True
 
     def __init__(self, config: GraphEncoderConfig, token_size: int, latent_dim: int) -> None:
         super().__init__()
@@ -81,12 +82,7 @@ class GraphEncoder(Encoder):
             nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, 3 * config.rank + 1)
         )
         self.predict_diagonal = nn.Sequential(nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, C + 1))
-        self.token_own = nn.Linear(2 * token_size, C)
-        self.token_ends = nn.Linear(2 * C, C)
-        self.token_mix = nn.Sequential(
-            nn.LayerNorm(C), nn.Linear(C, 2 * C), nn.GELU(), nn.Linear(2 * C, C)
-        )
-        self.token_out = nn.Linear(C + token_size, latent_dim)
+        self.tokens = TokenHead(C, token_size, latent_dim)
         learned = config.num_slots * 2 * C
         self.embedding_dim = learned + config.moments * config.num_slots * NUM_MOMENTS
 
@@ -99,7 +95,7 @@ class GraphEncoder(Encoder):
             state = self._round(layer, batch, layout, state, [f[number] for f in functions])
         tokens = state.new_zeros(len(state), 0, self.latent_dim)
         if batch.tokens:
-            tokens = self._tokens(batch, layout, state)
+            tokens = self.tokens(batch, state)
         return Embedding(
             tokens=tokens,
             model=self._pool(batch, layout, state),
@@ -118,11 +114,10 @@ class GraphEncoder(Encoder):
         hidden = self.diagonal_hidden(self.role.weight[features.block_role.to(device)])
         for block, function, unseen in zip(features.blocks, functions, hidden, strict=True):
             assert block.target is not None
-            numbers = read_block(batch.architecture, block, batch.values)  # [B, n, k]
-            own = numbers @ function / block.num_features**0.5
-            if batch.visible is not None:
-                seen = read_block(batch.architecture, block, batch.visible).to(numbers)
-                own = own + (1 - seen.mean(-1, keepdim=True)) * unseen
+            own = batch.read(block) @ function / block.num_features**0.5  # [B, n, C]
+            seen = batch.seen(block)
+            if seen is not None:
+                own = own + (1 - seen).unsqueeze(-1) * unseen
             added[block.target].append(own)
         return state + self._by_group(layout, added, batch, self.config.unit_dim)
 
@@ -139,15 +134,12 @@ class GraphEncoder(Encoder):
         hidden = self.kernel_hidden(role).unflatten(1, (rounds, -1))
         return [
             [
-                Functions(kernel, unseen, layer.bias, num_linear)
-                for kernel, unseen, layer in zip(
-                    (kernels[i] / block.num_features**0.5).chunk(rounds, 1),
-                    hidden[i],
-                    self.rounds,
-                    strict=True,
+                Functions(part, row, num_linear)
+                for part, row in zip(
+                    (kernel / block.num_features**0.5).chunk(rounds, 1), unseen, strict=True
                 )
             ]
-            for i, block in enumerate(features.blocks)
+            for kernel, block, unseen in zip(kernels, features.blocks, hidden, strict=True)
         ]
 
     @staticmethod
@@ -168,22 +160,18 @@ class GraphEncoder(Encoder):
         self, layer: Round, batch: Batch, layout: Layout, state: Tensor, functions: list[Functions]
     ) -> Tensor:
         normal = layer.norm(state)
-        forward, backward = layer.values(normal)
+        forward, backward = layer.say(normal)
         incoming: dict[str, list[Tensor]] = {name: [] for name in layout.units}
         outgoing: dict[str, list[Tensor]] = {name: [] for name in layout.units}
         for block, function in zip(layout.edges.blocks, functions, strict=True):
             assert block.source is not None and block.target is not None
-            numbers = fold(read_block(batch.architecture, block, batch.values), block.groups)
-            seen = None
-            if batch.visible is not None:
-                visible = read_block(batch.architecture, block, batch.visible)
-                seen = fold(visible.to(numbers).mean(-1), block.groups)
+            numbers, seen = fold(batch.read(block), block.groups), batch.seen(block)
             came, went = exchange(
                 numbers,
-                seen,
+                None if seen is None else fold(seen, block.groups),
                 function,
-                fold(backward[:, layout.units[block.target]], block.groups),
-                fold(forward[:, layout.units[block.source]], block.groups),
+                Said(*(fold(x[:, layout.units[block.target]], block.groups) for x in backward)),
+                Said(*(fold(x[:, layout.units[block.source]], block.groups) for x in forward)),
             )
             t, s = numbers.shape[1:3]
             came = layer.mean(came, s) / layout.num_incoming[block.target]
@@ -238,37 +226,6 @@ class GraphEncoder(Encoder):
         found.append(state.new_full((B, 1), float("nan")))
         return torch.cat(found, 1)[:, layout.predicted.to(state.device)]  # -1 is last
 
-    def _tokens(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
-        """A token's latent reads its own numbers and the states of the units at its two ends."""
-        grid, window = batch.grid, batch.window
-        own = grid.cut(batch.values)[:, window]
-        seen = (
-            torch.ones_like(own)
-            if batch.visible is None
-            else grid.cut(batch.visible.to(own))[:, window]
-        )
-        nothing = state.new_zeros(len(state), 1, state.shape[2])
-        ends = torch.cat([state, nothing], 1)[:, grid.target[window].to(state.device)]  # -1 is last
-        sources = self._source_means(batch, layout, state, nothing)
-        hidden = self.token_own(torch.cat([own, seen], -1)) + self.token_ends(
-            torch.cat([ends, sources], -1)
-        )
-        hidden = hidden + self.token_mix(hidden)
-        return self.token_out(torch.cat([hidden, own], -1))
-
-    @staticmethod
-    def _source_means(batch: Batch, layout: Layout, state: Tensor, nothing: Tensor) -> Tensor:
-        """Mean state of the units that each of the window's tokens reads from, [B, T, C]."""
-        grid = batch.grid
-        means = [
-            state[:, layout.units[name]].unflatten(1, (groups, -1)).mean(2)
-            for name, groups in grid.sources
-        ]
-        reads = grid.reads.to(nothing.device)
-        found = torch.cat([*means, nothing], 1)[:, reads].sum(2)  # -1 is last
-        found = found / (reads >= 0).sum(1, keepdim=True).clamp(min=1)
-        return found[:, grid.reader[batch.window].to(nothing.device)]
-
     def _pool(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
         """Mean and deviation of unit states a group, spread by depth; then layer moments."""
         slots, C = self.config.num_slots, self.config.unit_dim
@@ -276,7 +233,7 @@ class GraphEncoder(Encoder):
         found = torch.stack(groups, 1) if groups else state.new_zeros(len(state), 0, 2 * C)
         pooled = [(depth_weights(len(groups), slots, found) @ found).flatten(1)]
         if self.config.moments:
-            pooled.append(layer_moments(batch.values, batch.architecture, slots))
+            pooled.append(layer_moments(batch, slots))
         return torch.cat(pooled, 1)
 
 

@@ -1,10 +1,11 @@
 """Message passing on dense blocks: matrix products instead of gathered edges.
 
 A block's numbers are a dense [B, t, s, k] tensor. What an edge says is a handful of
-functions of its numbers (channels), some linear, some not; a message is a channel times
-a value of the neighbour, summed over neighbours, and that is a matrix product. No edge
-carries a state from round to round, so none is kept: channels are made where they are
-used, in chunks of rows, and made again in the backward pass where they would be large.
+functions of its numbers (channels), some linear, some bent by the units at both ends; a
+message is a channel times a value of the neighbour, summed over neighbours, and that is a
+matrix product. No edge carries a state from round to round, so none is kept: channels are
+made where they are used, in chunks of rows, and made again in the backward pass where they
+would be large.
 Equal to message passing along the explicit edges of the parameter graph
 (tests/references.py). Groups of a block are folded into the batch. Units that sit within
 others, such as the dims of heads, hear of these and these of them, since moving a dim to
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,22 +81,11 @@ def unfold(x: Tensor, groups: int) -> Tensor:
     return x if groups == 1 else x.reshape(len(x) // groups, x.shape[1] * groups, *x.shape[2:])
 
 
-def channels(numbers: Tensor, seen: Tensor | None, functions: Functions) -> Tensor:
-    """What edges say: numbers [B, t, s, k] -> [B, E, t, s].
+class Said(NamedTuple):
+    """What the units at one end of a block's edges say."""
 
-    `seen` [B, t, s] is the share of an edge's numbers that is visible; None when all is.
-    """
-    B, t, s, k = numbers.shape
-    if k == 1:
-        mixed = numbers.view(B, 1, t, s) * functions.kernel.view(-1, 1, 1)
-    else:
-        flat = numbers.reshape(B, t * s, k)
-        mixed = (functions.kernel.T @ flat.transpose(1, 2)).view(B, -1, t, s)
-    if seen is not None:
-        mixed = mixed + (1 - seen).unsqueeze(1) * functions.hidden.view(-1, 1, 1)
-    linear = functions.num_linear
-    curved = F.gelu(mixed[:, linear:] + functions.bias.view(-1, 1, 1))
-    return torch.cat([mixed[:, :linear], curved], 1)
+    values: Tensor  # [B, n, V], multiplied by each channel
+    bend: Tensor  # [B, n, curved], added within the channels that are not linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,31 +94,57 @@ class Functions:
 
     kernel: Tensor  # [k, E]
     hidden: Tensor  # [E], added to an edge that is not seen
-    bias: Tensor  # [E - num_linear], of the channels that are not linear
     num_linear: int
 
 
-def exchange(
+def channels(
     numbers: Tensor, seen: Tensor | None, functions: Functions, target: Tensor, source: Tensor
+) -> Tensor:
+    """What edges say: numbers [B, t, s, k] -> [B, E, t, s].
+
+    Args:
+        seen: [B, t, s], the share of an edge's numbers that is visible; None when all is.
+        target: Bends of the targets, [B, t, curved]. source: of the sources, [B, s, curved].
+    """
+    B, t, s, k = numbers.shape
+    if k == 1:
+        mixed = numbers.squeeze(-1).unsqueeze(1) * functions.kernel.view(-1, 1, 1)
+        mixed = mixed.contiguous()  # a factor read across leaves its strides
+    else:
+        flat = numbers.reshape(B, t * s, k)
+        mixed = (functions.kernel.T @ flat.transpose(1, 2)).view(B, -1, t, s)
+    if seen is not None:
+        mixed = mixed + (1 - seen).unsqueeze(1) * functions.hidden.view(-1, 1, 1)
+    linear = functions.num_linear
+    bent = mixed[:, linear:] + target.transpose(1, 2).unsqueeze(3)
+    curved = F.gelu(bent.add_(source.transpose(1, 2).unsqueeze(2)))
+    return torch.cat([mixed[:, :linear], curved], 1)
+
+
+def exchange(
+    numbers: Tensor, seen: Tensor | None, functions: Functions, target: Said, source: Said
 ) -> tuple[Tensor, Tensor]:
     """Sums over neighbours of channel times value, both ways.
 
     Args:
         numbers: [B, t, s, k]; `seen` as in `channels`.
-        target: What the targets say, [B, t, V]. source: what the sources say, [B, s, V].
 
     Returns:
         Incoming [B, t, E, V], over sources; outgoing [B, s, E, V], over targets.
     """
     B, t, s, _ = numbers.shape
     E = functions.kernel.shape[1]
+    if s > t:  # sums of the shorter side are kept while the longer one passes by
+        turned = None if seen is None else seen.transpose(1, 2)
+        went, came = exchange(numbers.transpose(1, 2), turned, functions, source, target)
+        return came, went
     rows = max(1, CHUNK // max(1, B * s * E))
     large = torch.is_grad_enabled() and B * t * s * E > KEEP
     incoming, outgoing = [], None
-    for start in range(0, t, rows):
+    for start in range(0, max(1, t), rows):
         part = slice(start, start + rows)
         chosen = None if seen is None else seen[:, part]
-        inputs = (numbers[:, part], chosen, functions, target[:, part], source)
+        inputs = (numbers[:, part], chosen, functions, Said(*(x[:, part] for x in target)), source)
         if large:
             came, went = checkpoint(_exchange_rows, *inputs, use_reentrant=False)
         else:
@@ -139,13 +156,13 @@ def exchange(
 
 
 def _exchange_rows(
-    numbers: Tensor, seen: Tensor | None, functions: Functions, target: Tensor, source: Tensor
+    numbers: Tensor, seen: Tensor | None, functions: Functions, target: Said, source: Said
 ) -> tuple[Tensor, Tensor]:
     """As `exchange`, all rows at once; channels before units in what comes back."""
-    said = channels(numbers, seen, functions)
+    said = channels(numbers, seen, functions, target.bend, source.bend)
     B, E, t, s = said.shape
-    came = (said.view(B, E * t, s) @ source).view(B, E, t, -1)
-    return came, said.transpose(2, 3) @ target.unsqueeze(1)
+    came = (said.view(B, E * t, s) @ source.values).view(B, E, t, -1)
+    return came, said.transpose(2, 3) @ target.values.unsqueeze(1)
 
 
 class Round(nn.Module):
@@ -153,26 +170,27 @@ class Round(nn.Module):
 
     def __init__(self, unit_dim: int, num_linear: int, num_curved: int, value_dim: int) -> None:
         super().__init__()
-        self.num_linear, self.value_dim = num_linear, value_dim
+        self.num_linear, self.num_curved = num_linear, num_curved
+        self.value_dim = value_dim
         heard = (num_linear + num_curved) * value_dim
         self.norm = nn.LayerNorm(unit_dim)
         # one value is the constant 1, so that plain means of the channels are heard as well
-        self.say_forward = nn.Linear(unit_dim, value_dim - 1)
-        self.say_backward = nn.Linear(unit_dim, value_dim - 1)
-        self.bias = nn.Parameter(torch.randn(num_curved))
+        self.say_forward = nn.Linear(unit_dim, value_dim - 1 + num_curved)
+        self.say_backward = nn.Linear(unit_dim, value_dim - 1 + num_curved)
         self.read = nn.Linear(unit_dim + 2 * heard, 2 * unit_dim)
         self.write = nn.Linear(2 * unit_dim, unit_dim)
         # more inputs of `read`; the identity draws no random numbers, so that a seed gives every
         # other weight the same value with kin and without
         self.kin = nn.Parameter(torch.eye(2 * unit_dim))
 
-    def values(self, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """What units [..., C] say to those that they feed, and to those that feed them."""
+    def say(self, normal: Tensor) -> tuple[Said, Said]:
+        """What units [B, N, C] say to those that they feed, and to those that feed them."""
         one = normal.new_ones(*normal.shape[:-1], 1)
-        return (
-            torch.cat([self.say_forward(normal), one], -1),
-            torch.cat([self.say_backward(normal), one], -1),
-        )
+        found = []
+        for layer in (self.say_forward, self.say_backward):
+            values, bend = layer(normal).split([self.value_dim - 1, self.num_curved], -1)
+            found.append(Said(torch.cat([values, one], -1), bend))
+        return found[0], found[1]
 
     def mean(self, total: Tensor, num: int) -> Tensor:
         """Sums over `num` neighbours [..., E, V] -> [..., E * V].

@@ -5,22 +5,24 @@ Letters in shapes: B batch, n numbers of a layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..architecture import Architecture
-from ..architecture.reorder import read_block
-from .base import depth_weights
+from ..architecture import Block
+from .base import Batch, depth_weights
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 EXACT = 2**16  # numbers of a row that are sorted
+CHUNK = 2**20  # numbers of rows of many at once
 NUM_BINS = 2**12
 REACH = 12.0  # scaled numbers beyond count as this far
 NUM_MOMENTS = 2 * (2 + len(QUANTILES))
 
 
-def layer_moments(values: Tensor, architecture: Architecture, num_slots: int) -> Tensor:
+def layer_moments(batch: Batch, num_slots: int) -> Tensor:
     """s(W): mean, variance and quantiles of each layer's numbers, [B, slots * 14].
 
     Weights and the diagonal numbers (biases, norms) of a layer apart. Source:
@@ -28,14 +30,14 @@ def layer_moments(values: Tensor, architecture: Architecture, num_slots: int) ->
     """
     parts = []
     for kinds in (("dense", "lookup", "opaque"), ("diagonal",)):
-        layers: dict[str, list[Tensor]] = {}
-        for block in architecture.blocks:
+        layers: dict[str, list[Block]] = {}
+        for block in batch.architecture.blocks:
             if block.kind in kinds and block.num_edges:
-                numbers = read_block(architecture, block, values).flatten(1)
-                layers.setdefault(block.leader or block.tensor, []).append(numbers)
-        rows = [moments(torch.cat(numbers, 1)) for numbers in layers.values()]
+                layers.setdefault(block.leader or block.tensor, []).append(block)
+        rows = [moments([batch.read(b).flatten(1) for b in blocks]) for blocks in layers.values()]
         if not rows:
-            parts.append(values.new_zeros(len(values), num_slots * (2 + len(QUANTILES))))
+            width = num_slots * (2 + len(QUANTILES))
+            parts.append(batch.values.new_zeros(len(batch.values), width))
             continue
         stacked = torch.stack(rows, 1)  # [B, layers, 7]
         spread = depth_weights(len(rows), num_slots, stacked) @ stacked
@@ -43,24 +45,25 @@ def layer_moments(values: Tensor, architecture: Architecture, num_slots: int) ->
     return torch.cat(parts, 1)
 
 
-def moments(numbers: Tensor) -> Tensor:
-    """Mean, variance and quantiles of each row: [B, n] -> [B, 7]."""
+def moments(parts: Sequence[Tensor]) -> Tensor:
+    """Mean, variance and quantiles of rows that come in parts: [B, n_i] each -> [B, 7].
+
+    Of more than EXACT numbers in a row, quantiles are read off a histogram of NUM_BINS bins,
+    which is 20 times as fast as sorting and off by half a bin (.003) at most, and no copy of
+    the numbers is made. A gradient passes through sorted numbers only.
+    """
+    if sum(part.shape[1] for part in parts) > EXACT and not any(p.requires_grad for p in parts):
+        return _moments_of_many(parts)
+    numbers = torch.cat(list(parts), 1)
     centre = numbers.mean(1, keepdim=True)
     variance = (numbers - centre).square().mean(1, keepdim=True)
     return torch.cat([centre, variance, quantiles(numbers)], 1)
 
 
 def quantiles(numbers: Tensor) -> Tensor:
-    """QUANTILES of each row, with linear interpolation between neighbours: [B, n] -> [B, 5].
-
-    Of more than EXACT numbers in a row they are read off a histogram of NUM_BINS bins, which
-    is 20 times as fast as sorting and off by half a bin (.003) at most. A gradient passes
-    through sorted numbers only.
-    """
+    """QUANTILES of each row, with linear interpolation between neighbours: [B, n] -> [B, 5]."""
     n = numbers.shape[1]
     places = numbers.new_tensor(QUANTILES).double() * (n - 1)
-    if n > EXACT and not numbers.requires_grad:
-        return _from_histogram(numbers, places)
     if numbers.requires_grad or numbers.device.type != "cpu":
         ordered = numbers.sort(1).values
     else:  # several times as fast as torch's
@@ -70,13 +73,22 @@ def quantiles(numbers: Tensor) -> Tensor:
     return torch.lerp(ordered[:, low], ordered[:, (low + 1).clamp(max=n - 1)], share)
 
 
-def _from_histogram(numbers: Tensor, places: Tensor) -> Tensor:
-    """Quantiles of rows as the middles of the bins that they fall into, far ends cut."""
-    B = len(numbers)
-    found = []
-    for row in numbers:
-        bins = ((row + REACH) * (NUM_BINS / (2 * REACH))).clamp_(0, NUM_BINS - 1)
-        total = torch.bincount(bins.to(torch.int32), minlength=NUM_BINS).cumsum(0)
-        found.append(torch.searchsorted(total, places.round().long().to(total), right=True))
-    middles = (torch.stack(found) + 0.5) * (2 * REACH / NUM_BINS) - REACH
-    return middles.to(numbers).view(B, -1)
+def _moments_of_many(parts: Sequence[Tensor]) -> Tensor:
+    """As `moments`, in chunks; quantiles are the middles of their bins, far ends cut."""
+    B, n = len(parts[0]), sum(part.shape[1] for part in parts)
+    chunks = [chunk for part in parts for chunk in part.split(max(1, CHUNK // B), 1)]
+    centre = sum((c.sum(1, dtype=torch.float64) for c in chunks), torch.zeros(())) / n
+    centre = centre.to(chunks[0]).unsqueeze(1)
+    squares = [(c - centre).square().sum(1, dtype=torch.float64) for c in chunks]
+    variance = sum(squares, torch.zeros(())).to(centre) / n
+    counts = centre.new_zeros(B * NUM_BINS, dtype=torch.int64)
+    first = NUM_BINS * torch.arange(B, device=centre.device, dtype=torch.int32).unsqueeze(1)
+    for chunk in chunks:
+        bins = ((chunk + REACH) * (NUM_BINS / (2 * REACH))).clamp_(0, NUM_BINS - 1)
+        counts += torch.bincount((bins.to(torch.int32) + first).flatten(), minlength=len(counts))
+    places = centre.new_tensor(QUANTILES, dtype=torch.float64) * (n - 1)
+    found = torch.searchsorted(
+        counts.view(B, -1).cumsum(1), places.round().long().repeat(B, 1), right=True
+    )
+    middles = (found + 0.5) * (2 * REACH / NUM_BINS) - REACH
+    return torch.cat([centre, variance.unsqueeze(1), middles.to(centre)], 1)

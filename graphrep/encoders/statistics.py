@@ -35,6 +35,9 @@ class RawEncoderConfig:
 class StatisticsEncoder(Encoder):
     """s(W) of scaled weights as embedding; a token's latent sees its own statistics and s(W)."""
 
+    invariant = True
+    streams = True
+
     def __init__(self, config: StatisticsEncoderConfig, token_size: int, latent_dim: int) -> None:
         super().__init__()
         self.config, self.latent_dim = config, latent_dim
@@ -43,9 +46,11 @@ class StatisticsEncoder(Encoder):
         self.whole = nn.Linear(self.embedding_dim, latent_dim)
 
     def forward(self, batch: Batch) -> Embedding:
-        model = layer_moments(batch.values, batch.architecture, self.config.num_slots)
+        model = layer_moments(batch, self.config.num_slots)
+        if not batch.tokens:
+            return Embedding(tokens=model.new_zeros(len(model), 0, self.latent_dim), model=model)
         tokens = batch.grid.cut(batch.values)[:, batch.window]
-        own = moments(tokens.flatten(0, 1)).view(*tokens.shape[:2], -1)
+        own = moments([tokens.flatten(0, 1)]).view(*tokens.shape[:2], -1)
         return Embedding(tokens=self.own(own) + self.whole(model).unsqueeze(1), model=model)
 
 

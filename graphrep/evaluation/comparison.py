@@ -17,7 +17,15 @@ import torch
 from ..model import ModelConfig, WeightModel
 from ..representation import Representation
 from ..tracking import Run
-from ..training import Networks, ObjectiveConfig, Result, TrainingConfig, build_objective, train
+from ..training import (
+    Objective,
+    ObjectiveConfig,
+    Result,
+    TrainingConfig,
+    build_objective,
+    train,
+)
+from ..training.targets import context_of, networks_of
 from ..zoo import Zoo
 from .probe import Score, probe
 from .sampling import Ground, SampleStudy, SamplingConfig, study
@@ -93,7 +101,7 @@ def run_trial(
 ) -> Trial:
     """Train one encoder on the zoo's training split and judge it; resumes from `folder`."""
     name = model.encoder.name
-    representation, result = train_representation(
+    representation, result, _ = train_representation(
         zoo, model, objective, training, folder / "training", run, on_step=on_step
     )
     embedding = embed_splits(representation, zoo)
@@ -106,7 +114,7 @@ def run_trial(
 
 
 def train_representation(
-    zoo: Zoo,
+    zoo: Zoo | Sequence[Zoo],
     model: ModelConfig,
     objective: ObjectiveConfig,
     training: TrainingConfig,
@@ -114,15 +122,29 @@ def train_representation(
     run: Run,
     *,
     on_step: Callable[[int], None] = lambda step: None,
-) -> tuple[Representation, Result]:
-    """A representation trained on the zoo's training split, the best step by validation loss."""
-    groups = {
-        s: [Networks(g.architecture, g.theta) for g in zoo.split(s).groups()] for s in SPLITS[:2]
-    }
+    on_metrics: Callable[[Mapping[str, float], int], None] = lambda metrics, step: None,
+) -> tuple[Representation, Result, Objective]:
+    """A representation trained on the training split of one or more zoos together.
+
+    Best by validation loss. Several processes that torchrun started all call this.
+
+    Args:
+        on_metrics: Called beside `run.log_metrics`.
+
+    Returns:
+        The representation, how training went, and the objective with what it trained for
+        itself, such as the head that predicts properties.
+    """
+
+    def record(metrics: Mapping[str, float], step: int) -> None:
+        run.log_metrics(metrics, step)
+        on_metrics(metrics, step)
+
+    groups = {s: networks_of(zoo, s, objective) for s in SPLITS[:2]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         weights = WeightModel(model)
-        wanted = build_objective(objective, weights)
+        wanted = build_objective(objective, weights, context_of(zoo, objective))
     result = train(
         weights,
         wanted,
@@ -130,10 +152,12 @@ def train_representation(
         groups["validation"],
         training,
         folder,
-        on_metrics=run.log_metrics,
+        on_metrics=record,
         on_step=on_step,
     )
-    return Representation(weights, list(zoo.architectures.values())), result
+    zoos = [zoo] if isinstance(zoo, Zoo) else zoo
+    architectures = [a for z in zoos for a in z.architectures.values()]
+    return Representation(weights, architectures), result, wanted
 
 
 def embed_splits(representation: Representation, zoo: Zoo) -> dict[str, np.ndarray]:

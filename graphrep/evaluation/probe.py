@@ -1,48 +1,91 @@
 """Linear probes: what a representation says of its networks, from labels of few kinds.
 
 Ridge for numbers, logistic regression for categories; the penalty is chosen on
-the validation split, scores are of the test split, and intervals resample whole
-models, because checkpoints of one trajectory are not independent.
+the validation split, scores are of the test split (`scores.py`).
 
 Source: SANE, arXiv:2406.09997 (17 penalties from 1e3 to 1e-5, chosen on validation R2).
 Here features are standardised and clipped to their range in training, and penalties
-reach from 1e5 to 1e-5.
+reach from 1e7 to 1e-5.
+
+Letters in shapes: n networks to fit, m to predict, D features, A penalties.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .properties import SPLITS, Property, read_columns
+from .scores import (
+    DEFAULT,
+    Bootstrap,
+    Score as Score,
+    kendall_tau as kendall_tau,
+    r2 as r2,
+    score_categories,
+    score_numbers,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
-PENALTIES = np.logspace(5, -5, 21)
-NUM_RESAMPLES = 500
+PENALTIES = np.logspace(7, -5, 25)
+LOGISTIC_PENALTIES = np.logspace(4, -2, 7)
 
 
-@dataclass(frozen=True)
-class Score:
-    """Scores of one property on the test split, with 95 % bootstrap intervals.
+class LinearProbe:
+    """Probes of one embedding; what properties share is computed once."""
 
-    Numbers have r2 and kendall_tau, categories have accuracy and, to judge it
-    by, the share of the most frequent category.
-    """
+    def __init__(
+        self, embedding: Mapping[str, np.ndarray], properties: Mapping[str, pd.DataFrame]
+    ) -> None:
+        """Fit on `train`, choose the penalty on `validation`, score on `test`.
 
-    property: str
-    r2: float | None = None
-    r2_interval: tuple[float, float] | None = None
-    kendall_tau: float | None = None
-    kendall_tau_interval: tuple[float, float] | None = None
-    accuracy: float | None = None
-    accuracy_interval: tuple[float, float] | None = None
-    majority: float | None = None
-    penalty: float = 0.0
-    true: np.ndarray | None = None
-    predicted: np.ndarray | None = None
+        Args:
+            embedding: [N, D] a split.
+            properties: A table a split, rows as the embedding's; `model` groups the bootstrap.
+        """
+        self._embedding = {split: np.asarray(embedding[split], np.float64) for split in SPLITS}
+        self._tables = properties
+        self._features: dict[tuple[bytes, ...], Features] = {}
+
+    def score(self, wanted: Property, bootstrap: Bootstrap = DEFAULT) -> Score:
+        """How well the embedding says a property; rows where it is not known are left out.
+
+        Raises:
+            ValueError: the property is missing or constant over the training split.
+        """
+        columns = read_columns(self._tables, wanted)
+        features = self._features_of(columns.known)
+        fit = _fit_ridge if columns.number else _fit_logistic
+        predicted, penalty = fit(features, columns.values)
+        true, models, label = columns.values["test"], columns.models, wanted.label
+        if columns.number:
+            return score_numbers(
+                label, true, predicted, models, bootstrap=bootstrap, penalty=penalty
+            )
+        return score_categories(
+            label,
+            true,
+            predicted,
+            models,
+            most_frequent=columns.most_frequent,
+            bootstrap=bootstrap,
+            penalty=penalty,
+        )
+
+    def _features_of(self, known: Mapping[str, np.ndarray]) -> Features:
+        """Properties that are known of the same networks share their features."""
+        key = tuple(known[split].tobytes() for split in SPLITS)
+        if key not in self._features:
+            self._features[key] = Features.prepare(
+                {split: self._embedding[split][known[split]] for split in SPLITS}
+            )
+        return self._features[key]
 
 
 def probe(
@@ -54,115 +97,67 @@ def probe(
     category: bool = False,
     seed: int = 0,
 ) -> Score:
-    """Fit on `train`, choose the penalty on `validation`, score on `test`.
+    """One property of `LinearProbe`.
 
     Args:
-        embedding: [N, D] a split.
-        properties: A table a split, rows as the embedding's; `model` groups the bootstrap.
         name: The column to predict; numbers get ridge, anything else logistic regression.
-            Rows where it is missing, or its logarithm is not finite, are left out.
         log: Predict the logarithm (base 10).
         category: Numbers name classes, such as an image's label.
-
-    Raises:
-        ValueError: the property is missing or constant over the training split.
     """
-    columns, there = {}, {}
-    for split in ("train", "validation", "test"):
-        if name not in properties[split]:
-            raise ValueError(
-                f"no property '{name}'; there are {sorted(map(str, properties[split]))}"
-            )
-        column = properties[split][name]
-        numeric = column.dtype.kind in "fiu" and not category
-        if numeric:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values = np.log10(column.to_numpy()) if log else column.to_numpy()
-            there[split] = np.isfinite(values)
-        else:
-            values, there[split] = column.astype(str).to_numpy(), column.notna().to_numpy()
-        columns[split] = values[there[split]]
-        if not len(columns[split]):
-            raise ValueError(f"property '{name}' has no value in the {split} split")
-    if len(np.unique(columns["train"])) < 2:
-        raise ValueError(f"property '{name}' is constant over the training split")
-    embedding = {split: np.asarray(e, np.float64)[there[split]] for split, e in embedding.items()}
-    fit = _fit_ridge if numeric else _fit_logistic
-    predicted, penalty = fit(embedding, columns)
-    true = columns["test"]
-    models = properties["test"]["model"].to_numpy()[there["test"]]
-    label = f"log_{name}" if log else name
-    if not numeric:
-        correct = (predicted == true).astype(float)
-        return Score(
-            label,
-            accuracy=float(correct.mean()),
-            accuracy_interval=_interval(models, lambda rows: correct[rows].mean(), seed),
-            majority=float((true == _majority(columns["train"])).mean()),
-            penalty=penalty,
-            true=true,
-            predicted=predicted,
-        )
-    return Score(
-        label,
-        r2=r2(true, predicted),
-        r2_interval=_interval(models, lambda rows: r2(true[rows], predicted[rows]), seed),
-        kendall_tau=kendall_tau(true, predicted),
-        kendall_tau_interval=_interval(
-            models, lambda rows: kendall_tau(true[rows], predicted[rows]), seed
-        ),
-        penalty=penalty,
-        true=true,
-        predicted=predicted,
-    )
+    wanted = Property(name=name, log=log, category=category)
+    return LinearProbe(embedding, properties).score(wanted, Bootstrap(seed=seed))
 
 
-def r2(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of the variance explained; NaN for a constant truth."""
-    from sklearn.metrics import r2_score
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Prepared features [n, D] a split, centred over `train`."""
 
-    if len(true) < 2 or np.ptp(true) == 0:
-        return float("nan")
-    return float(r2_score(true, predicted))
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
 
+    @classmethod
+    def prepare(cls, embedding: Mapping[str, np.ndarray]) -> Features:
+        """Fit the preparation on `train` and apply it to all."""
+        from sklearn.pipeline import make_pipeline
 
-def kendall_tau(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Rank agreement, tau-b; NaN where one side is constant."""
-    from scipy.stats import kendalltau
+        if (np.ptp(embedding["train"], axis=0) == 0).all():  # nothing in it tells networks apart
+            return cls(*(np.zeros((len(embedding[split]), 1)) for split in SPLITS))
+        pipeline = make_pipeline(*preparation()).fit(embedding["train"])
+        return cls(*(pipeline.transform(embedding[split]) for split in SPLITS))
 
-    if len(true) < 2 or np.ptp(true) == 0 or np.ptp(predicted) == 0:
-        return float("nan")
-    return float(kendalltau(true, predicted).statistic)
-
-
-def _fit_ridge(
-    embedding: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, float]:
-    from sklearn.linear_model import Ridge
-    from sklearn.pipeline import make_pipeline
-
-    def fitted(penalty: float) -> Any:
-        model = make_pipeline(*_preparation(), Ridge(alpha=penalty))
-        return model.fit(embedding["train"], columns["train"])
-
-    return _choose(fitted, embedding, columns, PENALTIES)
+    @cached_property
+    def ridges(self) -> Ridges:
+        return Ridges(self.train)
 
 
-def _fit_logistic(
-    embedding: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, float]:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+class Ridges:
+    """Ridge regressions of all penalties at once, from one decomposition of the features.
 
-    def fitted(penalty: float) -> Any:
-        # 300 iterations approximate well; a strict tolerance would cost minutes, not accuracy
-        logistic = LogisticRegression(C=1 / penalty, max_iter=300, tol=1e-3)
-        return make_pipeline(*_preparation(), logistic).fit(embedding["train"], columns["train"])
+    scikit-learn solves a system a penalty and target; with 25 penalties, a thousand features
+    and ten properties that is most of a comparison's time. Equal to it up to rounding.
+    """
 
-    return _choose(fitted, embedding, columns, np.logspace(4, 0, 5))
+    def __init__(self, features: np.ndarray) -> None:
+        """Decompose centred features [n, D]."""
+        from scipy.linalg import eigh
+
+        self._features = features
+        num, dim = features.shape
+        self._wide = dim > num
+        gram = features @ features.T if self._wide else features.T @ features
+        values, self._vectors = eigh(gram)
+        self._values = values.clip(min=0)
+
+    def coefficients(self, target: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+        """Of a centred target [n], a column a penalty: [D, A]."""
+        side = target if self._wide else self._features.T @ target
+        turned = (self._vectors.T @ side)[:, None] / (self._values[:, None] + penalties)
+        found: np.ndarray = self._vectors @ turned
+        return self._features.T @ found if self._wide else found
 
 
-def _preparation() -> tuple[Any, ...]:
+def preparation() -> tuple[Any, ...]:
     """Columns that never change say nothing; the rest within the range of training, on one scale.
 
     Without the clipping a few extreme held-out networks, far outside of what the linear
@@ -174,38 +169,33 @@ def _preparation() -> tuple[Any, ...]:
     return VarianceThreshold(), MinMaxScaler(clip=True), StandardScaler()
 
 
-def _choose(
-    fitted: Any,
-    embedding: Mapping[str, np.ndarray],
-    columns: Mapping[str, np.ndarray],
-    penalties: np.ndarray,
+def _fit_ridge(features: Features, columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
+    """Predictions for `test` [m] of the penalty that does best on validation; of equals the
+    strongest."""
+    mean = columns["train"].mean()
+    found = features.ridges.coefficients(columns["train"] - mean, PENALTIES)
+    errors = features.validation @ found + mean - columns["validation"][:, None]
+    best = int(np.square(errors).mean(0).argmin())
+    return features.test @ found[:, best] + mean, float(PENALTIES[best])
+
+
+def _fit_logistic(
+    features: Features, columns: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, float]:
-    """The model whose penalty does best on validation, and its predictions on test."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        models = {p: fitted(p) for p in penalties}
-    scores = {p: m.score(embedding["validation"], columns["validation"]) for p, m in models.items()}
-    best = max(scores, key=lambda p: (scores[p], p))
-    return models[best].predict(embedding["test"]), float(best)
-
-
-def _interval(models: np.ndarray, score: Any, seed: int) -> tuple[float, float]:
-    """95 % interval of a score over resampled models."""
-    random = np.random.default_rng(seed)
-    names = np.unique(models)
-    rows_of = {name: np.flatnonzero(models == name) for name in names}
-    values = []
-    for _ in range(NUM_RESAMPLES):
-        chosen = random.choice(names, len(names))
-        values.append(score(np.concatenate([rows_of[name] for name in chosen])))
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _majority(values: np.ndarray) -> Any:
-    names, counts = np.unique(values, return_counts=True)
-    return names[counts.argmax()]
+    best, highest, chosen = None, -1.0, 0.0
+    for penalty in LOGISTIC_PENALTIES:
+        # 300 iterations approximate well; a strict tolerance would cost minutes, not accuracy
+        logistic = LogisticRegression(C=1 / penalty, max_iter=300, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            logistic.fit(features.train, columns["train"])
+        right = float(logistic.score(features.validation, columns["validation"]))
+        if right > highest:
+            best, highest, chosen = logistic, right, float(penalty)
+    assert best is not None
+    return best.predict(features.test), chosen

@@ -6,7 +6,8 @@ K targets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,14 @@ class Networks:
 
     `targets` [M, K] are properties to predict, NaN where one is not known.
     `successor` int64 [M] is the row of the next checkpoint of the same training, -1 at its end.
+    `zoo` names the population, for its share in training.
     """
 
     architecture: Architecture
     theta: Thetas  # [M, P]
     targets: Tensor | None = None
     successor: Tensor | None = None
+    zoo: str = ""
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -61,3 +64,19 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.theta)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is there but the architecture, by name."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device) -> Rows:
+        """The same on a device; onto a GPU without waiting for it."""
+        if device.type == "cpu":
+            return self
+        moved: dict[str, Any] = {
+            name: value.pin_memory().to(device, non_blocking=True)
+            for name, value in self.tensors.items()
+        }
+        return replace(self, **moved)

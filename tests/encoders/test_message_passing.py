@@ -9,7 +9,7 @@ from torch import Tensor
 import graphrep
 from graphrep.architecture.reorder import reorder_theta
 from graphrep.encoders import Batch, message_passing
-from graphrep.encoders.message_passing import Functions, exchange
+from graphrep.encoders.message_passing import Functions, Said, exchange
 
 from ..architectures import Case
 from ..encoding import architecture_of, every_case, model, networks, relative
@@ -18,7 +18,14 @@ from ..nested import Design
 
 def drawn(t: int = 7, s: int = 5, k: int = 3, E: int = 4) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    sizes = {"numbers": (2, t, s, k), "kernel": (k, E), "target": (2, t, 3), "source": (2, s, 3)}
+    sizes = {
+        "numbers": (2, t, s, k),
+        "kernel": (k, E),
+        "target": (2, t, 3),
+        "source": (2, s, 3),
+        "target_bend": (2, t, E - 2),
+        "source_bend": (2, s, E - 2),
+    }
     return {
         name: torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True)
         for name, size in sizes.items()
@@ -27,8 +34,10 @@ def drawn(t: int = 7, s: int = 5, k: int = 3, E: int = 4) -> dict[str, Tensor]:
 
 def exchanged(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     zeros = torch.zeros(4, dtype=torch.float64)
-    functions = Functions(leaves["kernel"], zeros, zeros[:2], 2)
-    return exchange(leaves["numbers"], None, functions, leaves["target"], leaves["source"])
+    functions = Functions(leaves["kernel"], zeros, 2)
+    target = Said(leaves["target"], leaves["target_bend"])
+    source = Said(leaves["source"], leaves["source_bend"])
+    return exchange(leaves["numbers"], None, functions, target, source)
 
 
 @pytest.mark.parametrize("keep", [2**24, 0], ids=["kept", "made anew"])
@@ -57,7 +66,8 @@ def test_sums_are_those_of_a_plain_loop() -> None:
     leaves = drawn()
     came, went = exchanged(leaves)
     mixed = leaves["numbers"] @ leaves["kernel"]
-    said = torch.cat([mixed[..., :2], torch.nn.functional.gelu(mixed[..., 2:])], -1)
+    bent = mixed[..., 2:] + leaves["target_bend"].unsqueeze(2) + leaves["source_bend"].unsqueeze(1)
+    said = torch.cat([mixed[..., :2], torch.nn.functional.gelu(bent)], -1)
     for i in range(7):
         expected = sum(said[0, i, j].outer(leaves["source"][0, j]) for j in range(5))
         assert isinstance(expected, Tensor)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graphrep.evaluation.probe import kendall_tau, probe, r2
+from graphrep.evaluation.probe import LinearProbe, Ridges, kendall_tau, probe, r2
+from graphrep.evaluation.properties import Property
 
 SPLITS = {"train": 60, "validation": 20, "test": 30}  # models
 
@@ -87,3 +88,55 @@ def test_scores_of_known_cases() -> None:
     assert r2(true, true) == 1 and kendall_tau(true, true) == 1
     assert r2(true, np.full(4, 2.5)) == 0 and np.isnan(kendall_tau(true, np.full(4, 2.5)))
     assert kendall_tau(true, -true) == -1
+
+
+@pytest.mark.parametrize("shape", [(60, 9), (20, 50)])
+def test_ridges_of_one_decomposition_equal_scikit_learns(shape: tuple[int, int]) -> None:
+    from sklearn.linear_model import Ridge
+
+    random = np.random.default_rng(0)
+    features = random.normal(size=shape)
+    features -= features.mean(0)
+    target = random.normal(size=shape[0])
+    penalties = np.array([1e3, 1.0, 1e-4])
+    found = Ridges(features).coefficients(target - target.mean(), penalties)
+    for column, penalty in zip(found.T, penalties, strict=True):
+        wanted = Ridge(alpha=penalty).fit(features, target).coef_
+        assert column == pytest.approx(wanted, abs=1e-8)
+        assert column != pytest.approx(Ridge(alpha=2 * penalty).fit(features, target).coef_)
+
+
+def test_properties_of_one_probe_are_those_of_probes_apart() -> None:
+    embedding, tables = population(noise=0.5)
+    tables["train"].loc[::5, "rate"] = 0.0  # has no logarithm
+    together = LinearProbe(embedding, tables)
+    for wanted in (Property(name="property"), Property(name="rate", log=True)):
+        apart = probe(embedding, tables, wanted.name, log=wanted.log)
+        assert together.score(wanted).r2 == apart.r2
+    assert (
+        together.score(Property(name="property")).r2
+        != together.score(Property(name="rate", log=True)).r2
+    )  # fewer rows to fit on
+
+
+def test_features_that_never_change_say_nothing() -> None:
+    embedding, tables = population(noise=0.0)
+    constant = {s: np.ones((len(e), 4)) for s, e in embedding.items()}
+    score = probe(constant, tables, "property")
+    assert score.r2 is not None and score.r2 <= 0
+    assert score.kendall_tau is not None and np.isnan(score.kendall_tau)
+
+
+def test_many_features_and_few_labels_do_not_harm() -> None:
+    """Hundreds of columns of noise beside the one that says the property."""
+    embedding, tables = population(noise=0.0)
+    random = np.random.default_rng(3)
+    wide = {s: np.hstack([3 * e, random.normal(size=(len(e), 600))]) for s, e in embedding.items()}
+    noise = {s: e[:, 6:] for s, e in wide.items()}
+    with_it, without = probe(wide, tables, "property"), probe(noise, tables, "property")
+    assert with_it.kendall_tau is not None and without.kendall_tau is not None
+    assert (
+        with_it.kendall_tau > 0.2 > without.kendall_tau
+        and without.r2 is not None
+        and without.r2 > -0.5
+    )

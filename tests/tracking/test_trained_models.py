@@ -16,7 +16,7 @@ from graphrep.representation import Representation
 from graphrep.tracking import Tracker, TrackingConfig
 from tests.architectures import CASES
 
-ENCODER = GraphEncoderConfig(unit_dim=8, edge_dim=2, value_dim=2, num_rounds=1)
+ENCODER = GraphEncoderConfig(unit_dim=8, linear_dim=1, curved_dim=1, value_dim=2, num_rounds=1)
 DECODER = DecoderConfig(model_dim=16, num_heads=2, num_layers=1)
 
 

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 from ...model import WeightModel
 from .base import Objective as Objective, plain_batch as plain_batch
+from .behaviour import (
+    BehaviourConfig as BehaviourConfig,
+    BehaviourReconstruction as BehaviourReconstruction,
+)
+from .context import Behaviour as Behaviour, Context as Context
+from .property import PropertyConfig as PropertyConfig, PropertyPrediction as PropertyPrediction
+from .property_head import HeadConfig as HeadConfig
 from .self_supervised import (
     SelfSupervised as SelfSupervised,
     SelfSupervisedConfig as SelfSupervisedConfig,
 )
+from .trajectory import Trajectory as Trajectory, TrajectoryConfig as TrajectoryConfig
 from .views import ViewConfig as ViewConfig
 
-ObjectiveConfig = SelfSupervisedConfig
-OBJECTIVES: dict[str, type[ObjectiveConfig]] = {"self_supervised": SelfSupervisedConfig}
+ObjectiveConfig = SelfSupervisedConfig | PropertyConfig | BehaviourConfig | TrajectoryConfig
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
+    "self_supervised": SelfSupervisedConfig,
+    "property": PropertyConfig,
+    "behaviour": BehaviourConfig,
+    "trajectory": TrajectoryConfig,
+}
 
 
-def build_objective(config: ObjectiveConfig, model: WeightModel) -> Objective:
-    """The objective that a configuration describes, for this model's encoder."""
+def build_objective(
+    config: ObjectiveConfig, model: WeightModel, context: Context | None = None
+) -> Objective:
+    """The objective that a configuration describes, for this model's encoder.
+
+    Args:
+        context: What it wants to know of the population, as
+            `graphrep.training.targets.context_of` finds it.
+    """
+    known = context or Context()
     match config:
         case SelfSupervisedConfig():
             return SelfSupervised(config, model.encoder.embedding_dim)
+        case PropertyConfig():
+            return PropertyPrediction(config, known.targets, model)
+        case BehaviourConfig():
+            return BehaviourReconstruction(config, known.behaviours)
+        case TrajectoryConfig():
+            return Trajectory(config, model)

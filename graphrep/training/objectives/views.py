@@ -75,7 +75,8 @@ def make_view(
             visible = torch.rand(target.shape, generator=generator) >= config.mask_ratio
     if config.erase:
         visible = visible & _erased(target.shape, config.erase, generator)
-    return View(target, target * noise * visible, visible)
+    visible = visible.to(target.device)
+    return View(target, target * noise.to(target) * visible, visible)
 
 
 def _masked(grid: TokenGrid, num: int, ratio: float, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,54 @@
+"""One network of any size, its numbers read and scaled block by block as they are asked for.
+
+For networks whose scaled copy should not stand in memory. An encoder that reads its batch
+through `read` alone (`Encoder.streams`) holds no more of them than its largest block.
+Knows tensors by name; knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..architecture import Architecture, Block
+from ..architecture.reorder import read_part
+from ..scaling import Scaling, measures
+from .base import Batch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamedBatch(Batch):
+    """One network; `values` is [1, 0] and says type and device alone."""
+
+    tensor: Callable[[str], Tensor]  # a stored tensor's values, of any floating-point type
+    scaling: Scaling
+    latest: list[tuple[str, Tensor]] = field(default_factory=list)  # several blocks may share it
+
+    def read(self, block: Block) -> Tensor:
+        spec = self.architecture.tensor[block.tensor]
+        return read_part(spec, block, self._scaled(spec.tied_to or spec.name).unsqueeze(0))
+
+    def _scaled(self, name: str) -> Tensor:
+        if not self.latest or self.latest[0][0] != name:
+            self.latest.clear()  # before the next is made
+            numbers = self.tensor(name).to(self.values)
+            measure = measures(self.architecture)[name]
+            self.latest.append((name, self.scaling.scale_part(numbers, measure)))
+        return self.latest[0][1]
+
+
+def stream(
+    architecture: Architecture, tensor: Callable[[str], Tensor], scaling: Scaling, token_size: int
+) -> StreamedBatch:
+    """A batch of one network whose tensors are asked for by name, in float32."""
+    return StreamedBatch(
+        architecture,
+        torch.empty(1, 0, device=scaling.scale.device, dtype=scaling.scale.dtype),
+        token_size,
+        tokens=False,
+        tensor=tensor,
+        scaling=scaling,
+    )

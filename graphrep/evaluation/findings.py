@@ -1,0 +1,176 @@
+"""What the cells of a comparison found, as tables: results, means over seeds, differences.
+
+Differences are of the same held-out networks, resample by resample, so that they are
+told apart from the networks' own spread. Knows the files of cells; knows no training.
+
+Letters in shapes: R resamples, S seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .methods import PROBED, SUPERVISED
+from .scores import KINDS, interval, mean_over_seeds
+
+QUESTION = ["trained_on", "zoo", "split", "labels", "property", "score"]  # one that methods answer
+ANSWER = ["method", "mode", "label"]
+COSTS = ("num_parameters", "embedding_dim", "num_steps", "train_seconds", "best_step")
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """`results`: a row a zoo, method, mode, seed, split, property and score; `resampled` [R]
+    of each row; `label_efficiency`: a row a number of labels and draw."""
+
+    results: pd.DataFrame
+    resampled: list[np.ndarray]
+    label_efficiency: pd.DataFrame
+
+
+def read_findings(folders: Sequence[Path]) -> Findings:
+    """All that is judged in the folders of some cells.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    rows: list[dict[str, Any]] = []
+    resampled: list[np.ndarray] = []
+    curves: list[dict[str, Any]] = []
+    for folder in folders:
+        if not (folder / "cell.json").exists():
+            continue
+        facts = json.loads((folder / "cell.json").read_text())
+        for place in sorted(folder.glob("on-*.json")):
+            found = json.loads(place.read_text())
+            common = {
+                "trained_on": "+".join(facts["zoos"]),
+                "zoo": found["zoo"],
+                "split": facts["split"],
+                **{name: facts[name] for name in ("method", "mode", "label", "seed")},
+            }
+            costs = {name: facts.get(name) for name in ("num_train", *COSTS)}
+            costs |= {name: found[name] for name in ("num_networks", "read_seconds")}
+            with np.load(place.with_suffix(".npz")) as arrays:
+                for score in found["scores"]:
+                    for kind in KINDS:
+                        if score[kind] is None:
+                            continue
+                        key = f"{score['labels']}/{score['property']}/{kind}"
+                        resampled.append(arrays[key].astype(np.float64))
+                        rows.append({**common, **_row(score, kind), **costs})
+            curves += [{**common, **row} for row in found["label_efficiency"]]
+    if not rows:
+        raise ValueError(f"none of {len(folders)} cells has results yet")
+    return Findings(pd.DataFrame(rows), resampled, pd.DataFrame(curves))
+
+
+def summarise(findings: Findings) -> pd.DataFrame:
+    """Means over seeds: columns of a question and an answer, num_seeds, mean, deviation (over
+    seeds, NaN of one), low and high (95 %, seeds and models resampled), train_seconds."""
+    rows = []
+    for keys, own in findings.results.groupby([*QUESTION, *ANSWER], sort=False, dropna=False):
+        means = mean_over_seeds(_stacked(findings, own))
+        low, high = interval(means)
+        rows.append(
+            {
+                **dict(zip([*QUESTION, *ANSWER], keys, strict=True)),
+                "num_seeds": len(own),
+                "mean": own["value"].mean(),
+                "deviation": own["value"].std(),
+                "low": low,
+                "high": high,
+                "majority": own["majority"].mean(),
+                "train_seconds": own["train_seconds"].astype(float).mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compare(findings: Findings, ours: str = "graph") -> pd.DataFrame:
+    """One method minus each rival, on every question that both answer.
+
+    Returns:
+        Columns of a question; `reading` (probe: nobody saw the property in training, or
+        supervised: rivals may have, floors with a linear probe among them); `rival`,
+        `ours`, `theirs`, `difference`, its `low` and `high` (95 %).
+    """
+    rows: list[dict[str, Any]] = []
+    for keys, group in findings.results.groupby(QUESTION, sort=False, dropna=False):
+        question = dict(zip(QUESTION, keys, strict=True))
+        for reading, mode, rivals in (
+            ("probe", "self_supervised", PROBED),
+            ("supervised", "end_to_end", (*SUPERVISED, "features")),
+        ):
+            mine = group[(group["method"] == ours) & (group["mode"] == mode)]
+            if mine.empty:
+                continue
+            others = group[(group["method"] != ours) & group["mode"].isin(rivals)]
+            for label, theirs in others.groupby("label", sort=False):
+                found = _difference(findings, mine, theirs)
+                rows.append({**question, "reading": reading, "rival": label, **found})
+    return pd.DataFrame(rows)
+
+
+def best_rivals(differences: pd.DataFrame) -> pd.DataFrame:
+    """Of each question and reading the row of the rival that does best."""
+    if differences.empty:
+        return differences
+    best = differences.groupby([*QUESTION, "reading"], sort=False)["theirs"].idxmax()
+    return differences.loc[best.dropna()].reset_index(drop=True)
+
+
+def joint_against_alone(findings: Findings) -> pd.DataFrame:
+    """Models of many zoos minus the same method trained on one of them, on that zoo."""
+    results = findings.results
+    rows = []
+    many = results[results["trained_on"].str.contains("+", regex=False)]
+    keys = ["trained_on", *QUESTION[1:], *ANSWER]
+    for values, group in many.groupby(keys, sort=False, dropna=False):
+        question = dict(zip(keys, values, strict=True))
+        same = results["trained_on"] == question["zoo"]
+        for name in keys[1:]:
+            same &= results[name] == question[name]
+        if same.any():
+            rows.append({**question, **_difference(findings, group, results[same])})
+    return pd.DataFrame(rows)
+
+
+def _difference(findings: Findings, mine: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
+    """Seeds of each side are drawn apart, models together."""
+    one = mean_over_seeds(_stacked(findings, mine), seed=0)
+    other = mean_over_seeds(_stacked(findings, theirs), seed=1)
+    low, high = interval(one - other)
+    return {
+        "ours": mine["value"].mean(),
+        "theirs": theirs["value"].mean(),
+        "difference": mine["value"].mean() - theirs["value"].mean(),
+        "low": low,
+        "high": high,
+        "num_seeds": len(mine),
+    }
+
+
+def _stacked(findings: Findings, rows: pd.DataFrame) -> np.ndarray:
+    """Resampled scores [S, R] of some rows of the results."""
+    return np.stack([findings.resampled[i] for i in rows.index])
+
+
+def _row(score: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {
+        "property": score["property"],
+        "labels": score["labels"],
+        "score": kind,
+        "value": score[kind],
+        "low": score[f"{kind}_low"],
+        "high": score[f"{kind}_high"],
+        "majority": score["majority"],
+        "penalty": score["penalty"],
+    }

@@ -1,0 +1,133 @@
+"""Methods of a comparison: what is trained on what, and how it is read.
+
+A method is a set of overrides of conf/, so that each is what the command line gives by
+the same words. Knows no zoo and no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+MODES = ("self_supervised", "untrained", "features", "end_to_end", "boosting")
+PROBED = ("self_supervised", "untrained", "features")  # read by a linear probe
+SUPERVISED = ("end_to_end", "boosting")  # given the property
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to say properties from weights.
+
+    `self_supervised`: an encoder trained without labels, read by a linear probe;
+    `untrained`: the same encoder as it was drawn; `features`: a floor, read by the probe;
+    `end_to_end`: an encoder trained on the property; `boosting`: gradient boosting on a floor.
+    """
+
+    name: str
+    mode: str
+    overrides: tuple[str, ...] = ()  # of conf/, for what is trained
+    family: str = ""  # a name that chooses several
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got '{self.mode}'")
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is an encoder."""
+        return self.mode not in ("features", "boosting")
+
+    @property
+    def seeded(self) -> bool:
+        """Whether another seed gives another result; boosting bins and splits by no chance."""
+        return self.trained
+
+    @property
+    def label(self) -> str:
+        """Short, for tables and figures."""
+        added = {"untrained": ", untrained", "end_to_end": ", end to end", "boosting": ", boosting"}
+        return self.name + added.get(self.mode, "")
+
+
+def _encoder(name: str, objective: str, *more: str) -> tuple[Method, ...]:
+    own = (f"encoder={name}", *more)
+    learned = (*own, f"objective={objective}")
+    return (
+        Method(name=name, mode="self_supervised", overrides=learned),
+        Method(name=name, mode="untrained", overrides=learned),
+        Method(name=name, mode="end_to_end", overrides=(*own, "objective=property")),
+    )
+
+
+def _hyperrep(objective: str) -> Method:
+    return Method(
+        name=f"hyperrep_{objective}",
+        mode="self_supervised",
+        overrides=("encoder=hyperrep", f"objective={objective}"),
+        family="hyperrep",
+    )
+
+
+def _floor(name: str, encoder: str = "", family: str = "") -> tuple[Method, ...]:
+    """With an encoder of the same numbers, also the property objective's perceptron on them."""
+    found = [Method(name=name, mode=mode, family=family) for mode in ("features", "boosting")]
+    if encoder:
+        overrides = (f"encoder={encoder}", "objective=property")
+        found.append(Method(name=name, mode="end_to_end", overrides=overrides, family=family))
+    return tuple(found)
+
+
+METHODS: tuple[Method, ...] = (
+    *_encoder("graph", "masked"),
+    *_encoder("token", "sane", "model.latent_dim=128"),  # as wide as the paper's
+    *map(_hyperrep, ("e_d", "e_c", "e_cd", "e_c_plus_d")),
+    *(m for m in _encoder("hyperrep", "e_d") if m.mode != "self_supervised"),
+    *_encoder("pna", "masked"),
+    *_floor("statistics_plain", family="statistics"),
+    *_floor("statistics_asinh", "statistics", family="statistics"),
+    *_floor("raw", "raw"),
+)
+
+
+def choose_methods(
+    names: Sequence[str] = (), modes: Sequence[str] = (), variants: Iterable[str] = ()
+) -> list[Method]:
+    """Methods by name or family, and by mode.
+
+    Args:
+        names: Which, in order; empty for all and all variants.
+        modes: Of MODES; empty for all but `untrained`.
+        variants: `new = old key=value ...`: a method with other settings, or a replaced one.
+
+    Raises:
+        ValueError: no such method or mode, or one that has none of the modes.
+    """
+    known: dict[str, list[Method]] = {}
+    for method in METHODS:
+        known.setdefault(method.name, []).append(method)
+    for variant in variants:
+        name, equals, rest = (part.strip() for part in variant.partition("="))
+        base, *changes = rest.split() or [""]
+        if not (name and equals and base in known):
+            raise ValueError(
+                f"a variant is 'name = method key=value ...' with one of {', '.join(known)}; "
+                f"got '{variant}'"
+            )
+        known[name] = [
+            replace(m, name=name, overrides=(*m.overrides, *changes), family="")
+            for m in known[base]
+        ]
+    wrong = [mode for mode in modes if mode not in MODES]
+    if wrong:
+        raise ValueError(f"no mode {', '.join(wrong)}; there are {', '.join(MODES)}")
+    every = [method for own in known.values() for method in own]
+    wanted = modes or [mode for mode in MODES if mode != "untrained"]
+    found: dict[Method, None] = {}
+    for name in names or known:
+        chosen = [m for m in every if name in (m.name, m.family)]
+        if not chosen:
+            raise ValueError(f"no method '{name}'; there are {', '.join(known)}")
+        found |= dict.fromkeys(m for m in chosen if m.mode in wanted)
+    if not found:
+        raise ValueError(f"none of the methods has the modes {', '.join(wanted)}")
+    return list(found)

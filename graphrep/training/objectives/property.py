@@ -1,0 +1,103 @@
+"""Prediction of properties from weights, encoder and head trained together, end to end.
+
+The accuracy of a network from its weights: Unterthiner et al. 2020, arXiv:2002.11448; with
+encoders of graphs: Kofinas et al. 2024, arXiv:2403.12143. Where we differ: any number of
+properties at once, numbers and categories, each loss relative to the best constant's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...encoders import Batch
+from ...model import WeightModel
+from ..networks import Rows
+from .base import Objective, plain_batch
+from .property_head import HeadConfig, PropertyHead, Target
+from .views import ViewConfig, make_view
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropertyConfig:
+    """Settings of `PropertyPrediction`; see conf/objective/property.yaml."""
+
+    name: str = "property"
+    properties: tuple[str, ...] = ("test_accuracy",)  # numbers
+    log_properties: tuple[str, ...] = ()  # predicted as logarithms
+    categories: tuple[str, ...] = ()
+    head: HeadConfig = field(default_factory=HeadConfig)
+    permute: bool | None = None  # a new order of units a batch; None for encoders that see orders
+    noise: float = 0.0  # relative deviation of the noise on scaled weights, multiplicative
+    mask_ratio: float = 0.0  # share of the numbers that is hidden
+    mask_unit: str = "edge"  # what is hidden at a time: one of views.MASK_UNITS
+
+    def __post_init__(self) -> None:
+        names = [*self.properties, *self.log_properties, *self.categories]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"objective needs properties, none of them twice; got {names}")
+        self.view(permute=False)
+
+    def view(self, *, permute: bool) -> ViewConfig:
+        """How networks are changed in training.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        return ViewConfig(
+            permute=permute,
+            noise=self.noise,
+            mask_ratio=self.mask_ratio,
+            mask_unit=self.mask_unit,
+        )
+
+
+class PropertyPrediction(Objective):
+    """A head on the model embedding; `predict` says what it finds in natural units.
+
+    Needs `Rows.targets` [B, K] as `graphrep.training.targets` fills them.
+    """
+
+    def __init__(
+        self, config: PropertyConfig, targets: tuple[Target, ...], model: WeightModel
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.head = PropertyHead(config.head, targets, model.encoder.embedding_dim)
+        permute = config.permute
+        if permute is None:
+            permute = not model.encoder.invariant
+        self.view = config.view(permute=permute)
+        self.changed = bool(permute or config.noise or config.mask_ratio)
+
+    def losses(
+        self, model: WeightModel, rows: Rows, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        if rows.targets is None:
+            raise ValueError(
+                "objective property needs the networks' targets: take them from "
+                "graphrep.training.targets.networks_of"
+            )
+        if self.training:
+            embedding = model.encoder(self._batch(model, rows, generator)).model
+            outputs = self.head(embedding, generator)
+        else:
+            outputs = self.head(model.encoder(plain_batch(model, rows)).model)
+        dtype = torch.promote_types(outputs.dtype, rows.targets.dtype)  # autocast leaves bfloat16
+        found = self.head.losses(outputs.to(dtype), rows.targets.to(dtype))
+        return {**found, "loss": torch.stack(list(found.values())).mean()}
+
+    @torch.no_grad()
+    def predict(self, model: WeightModel, rows: Rows) -> Tensor:
+        """Natural units, [B, O] as `head.columns` names them; of categories probabilities."""
+        return self.head.natural(self.head(model.encoder(plain_batch(model, rows)).model))
+
+    def _batch(self, model: WeightModel, rows: Rows, generator: torch.Generator) -> Batch:
+        if not self.changed:
+            return plain_batch(model, rows)
+        size, config = model.config.token_size, self.view
+        view = make_view(rows.theta, rows.architecture, model.scaling, config, size, generator)
+        visible = view.visible if config.mask_ratio else None  # all seen is what encoders know best
+        return Batch(rows.architecture, view.values, size, visible, tokens=False)

@@ -1,0 +1,107 @@
+"""How networks of a zoo are run in training: their module, inputs, and how they usually answer.
+
+Inputs are what the networks were made for: train images of classifiers, places of implicit
+images, and for policies, whose observations no zoo keeps, numbers from a normal distribution.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..architecture import Architecture
+from ..zoo import Zoo
+from ..zoo.implicit.siren import Siren
+from ..zoo.policies.networks import PolicyNetwork
+from .objectives import Behaviour
+from .objectives.behaviour import run_networks
+
+SAMPLE = 64  # networks that say what is usual of an architecture
+_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+
+
+def behaviours_of(zoos: list[Zoo], num_queries: int) -> dict[str, Behaviour]:
+    """How the networks of each architecture are run; always the same queries.
+
+    Where zoos share an architecture, the queries are drawn from what each was made for.
+
+    Raises:
+        ValueError: a zoo that tells no module, or no inputs of it.
+    """
+    modules: dict[str, nn.Module] = {}
+    architectures: dict[str, Architecture] = {}
+    inputs: dict[str, list[Tensor]] = {}
+    samples: dict[str, list[Tensor]] = {}
+    for zoo in zoos:
+        part = zoo.split("train")
+        for group in part.groups():
+            name = group.architecture.fingerprint
+            architectures[name] = group.architecture
+            if name not in modules:
+                modules[name] = part.network(int(group.rows[0])).eval()
+            inputs.setdefault(name, []).append(_inputs(part, modules[name], num_queries))
+            step = max(1, len(group.theta) // SAMPLE)
+            samples.setdefault(name, []).append(
+                group.theta[torch.arange(0, len(group.theta), step)]
+            )
+    found = {}
+    for name, module in modules.items():
+        shares = _shares(num_queries, len(inputs[name]))
+        drawn = [i[:share] for i, share in zip(inputs[name], shares, strict=True)]
+        plain = Behaviour(module, torch.cat(drawn))
+        theta = torch.cat(samples[name])
+        with torch.no_grad():
+            outputs = run_networks(plain, architectures[name], theta).flatten(2)
+        together = _runs_together(plain, architectures[name], theta[:2], outputs[:2])
+        found[name] = Behaviour(module, plain.queries, _spread(outputs), together)
+    return found
+
+
+def _inputs(zoo: Zoo, module: nn.Module, num: int) -> Tensor:
+    """Inputs [num, ...] of a zoo's module, drawn with a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    match module:
+        case Siren():
+            return torch.rand(num, 2, generator=generator) * 2 - 1
+        case PolicyNetwork():
+            first = module.layers[0] if len(module.layers) else module.output
+            assert isinstance(first, nn.Linear)
+            return torch.randn(num, first.in_features, generator=generator)
+        case _:
+            images = zoo.images().train_images
+            return images[torch.randperm(len(images), generator=generator)[:num]]
+
+
+def _spread(outputs: Tensor) -> float:
+    """How far outputs [M, Q, O] usually are from what networks answer on average: medians over
+    networks, which those with huge outputs or none do not move."""
+    finite = outputs[outputs.isfinite().all(2).all(1)]
+    if not len(finite):
+        return 1.0
+    usual = finite.mean(1).median(0).values
+    return max(float((finite - usual).square().mean((1, 2)).median()), 1e-6)
+
+
+def _shares(num: int, parts: int) -> list[int]:
+    """`num` in `parts` whole numbers as even as can be."""
+    return [num * (i + 1) // parts - num * i // parts for i in range(parts)]
+
+
+def _runs_together(
+    behaviour: Behaviour, architecture: Architecture, theta: Tensor, expected: Tensor
+) -> bool:
+    """Whether vmap runs these networks, and to advantage.
+
+    On a CPU convolutions of many networks at once are grouped ones, which are slower than one
+    network after the other (benchmarks/LOG.md).
+    """
+    convolves = any(isinstance(m, _CONVOLUTIONS) for m in behaviour.module.modules())
+    if convolves and not torch.cuda.is_available():
+        return False
+    try:
+        with torch.no_grad():
+            together = Behaviour(behaviour.module, behaviour.queries, together=True)
+            found = run_networks(together, architecture, theta).flatten(2)
+    except RuntimeError:  # an operation that vmap cannot batch
+        return False
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
