@@ -25,7 +25,6 @@ from graphrep.evaluation.divisions import ZOO, divide, first_models
 from graphrep.evaluation.findings import read_findings
 from graphrep.evaluation.label_efficiency import LabelConfig
 from graphrep.evaluation.methods import Method, choose_methods
-from graphrep.evaluation.properties import Property
 from graphrep.evaluation.readers import Setup
 from graphrep.evaluation.report import record_report, write_report
 from graphrep.evaluation.schedule import run_cells
@@ -68,13 +67,8 @@ def main(
         raise typer.BadParameter("two of the zoos have the same name, so results would mix")
     chosen = choose_methods(_list(methods), _list(modes), variant or [])
     base = Settings.load(override or [])
-    probes = base.evaluation.probes
     judging = JudgingConfig(
-        properties=(
-            *(Property(name=name) for name in probes.properties),
-            *(Property(name=name, log=True) for name in probes.log_properties),
-            *(Property(name=name, category=True) for name in probes.categories),
-        ),
+        properties=base.evaluation.probes.wanted,
         supervised=tuple(_list(supervised)),
         labels=LabelConfig(num_draws=label_draws),
         max_models=max_models,

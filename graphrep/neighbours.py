@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 METRICS = ("whitened", "standardised", "cosine")
 _SHOWN_SETTINGS = 4
-_SHRINKAGE = 0.05
+_LEAST_SHRINKAGE = 0.05
 _ROUNDING = 1e-4  # of a column's mean: a smaller spread is rounding, not a difference
 
 
@@ -34,9 +34,10 @@ class Space:
     """Where distances are taken: embeddings as a metric sees them, fitted on a table.
 
     whitened: columns of mean 0 and deviation 1 over the table, turned so that none goes with
-    another (W = C^-1/2 of their correlation C, shrunk by 5 % towards the identity), then the
-    mean absolute difference. standardised: Euclidean distance without the turn. cosine:
-    embeddings as they are. Columns that are the same for the whole table are left out.
+    another (W = C^-1/2 of their correlation C), then the mean absolute difference; C is shrunk
+    towards the identity by D / (D + N), at least 5 %, since few networks do not say what goes
+    with what. standardised: Euclidean distance without the turn. cosine: embeddings as they
+    are. Columns that are the same for the whole table are left out.
 
     Measured by benchmarks/find_parents.py: the turn is what finds the parents of networks that
     were trained on, and absolute instead of squared differences what finds those of pruned
@@ -72,7 +73,7 @@ class Space:
             for part in map(self, chunks):
                 products += part.T @ part
             num = int(self._scaler.n_samples_seen_)
-            self._turn = _inverse_root(products / num) / max(1, dim)
+            self._turn = _inverse_root(products / num, shrinkage(num, dim)) / dim
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Embeddings [n, D] as float64 vectors of this space, [n, D] or fewer columns."""
@@ -83,10 +84,15 @@ class Space:
         return values if self._turn is None else values @ self._turn
 
 
-def _inverse_root(correlation: np.ndarray) -> np.ndarray:
-    """C^-1/2 of a correlation [D, D], shrunk towards the identity."""
+def shrinkage(num: int, dim: int) -> float:
+    """How far the correlation of `dim` columns over `num` networks moves to the identity."""
+    return max(_LEAST_SHRINKAGE, dim / (dim + num))
+
+
+def _inverse_root(correlation: np.ndarray, share: float) -> np.ndarray:
+    """C^-1/2 of a correlation [D, D], shrunk towards the identity by this share."""
     found, vectors = np.linalg.eigh(correlation)
-    found = (1 - _SHRINKAGE) * np.maximum(found, 0) + _SHRINKAGE
+    found = (1 - share) * np.maximum(found, 0) + share
     return (vectors * found**-0.5) @ vectors.T
 
 

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ class Cell:
 
     def folder(self, output: Path) -> Path:
         """Its place: readable, with a digest of its settings and of the zoos' weights."""
-        zoos = [_open(path, self.judging) for path in self.zoos]
+        zoos = [_identity(path, self.judging.max_models) for path in self.zoos]
         decisive = {
-            "zoos": [_digest(zoo) for zoo in zoos],
+            "zoos": [digest for _, digest in zoos],
             "method": asdict(self.method),
             "setup": None if self.setup is None else asdict(self.setup),
             "judging": asdict(self.judging),
@@ -80,7 +81,7 @@ class Cell:
         text = json.dumps(decisive, sort_keys=True, default=str)
         name = f"{self.method.name}-{self.method.mode}-seed{self.seed}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        where = "+".join(zoo.name for zoo in zoos) if len(zoos) < 3 else f"{len(zoos)}_zoos"
+        where = "+".join(name for name, _ in zoos) if len(zoos) < 3 else f"{len(zoos)}_zoos"
         return output / "cells" / where / self.division.replace(":", "_") / f"{name}-{digest}"
 
 
@@ -111,7 +112,7 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     recorder = run or Run()
     zoos = {
-        path: divide(_open(path, cell.judging), cell.division)
+        path: divide(_open(path, cell.judging.max_models), cell.division)
         for path in dict.fromkeys((*cell.zoos, *cell.targets))
     }
     sources = [zoos[path] for path in cell.zoos]
@@ -209,18 +210,19 @@ def _keep(
     write_json(place, content, indent=1)
 
 
-def _open(path: str, judging: JudgingConfig) -> Zoo:
+def _open(path: str, max_models: int) -> Zoo:
     zoo = Zoo.open(path)
-    return first_models(zoo, judging.max_models) if judging.max_models else zoo
+    return first_models(zoo, max_models) if max_models else zoo
 
 
-def _digest(zoo: Zoo) -> str:
-    """Tells one population from another: its networks in order, and their splits."""
-    table = zoo.properties
+@lru_cache(maxsize=256)
+def _identity(path: str, max_models: int) -> tuple[str, str]:
+    """A zoo's name, and what tells one population from another: its networks and splits."""
+    zoo = _open(path, max_models)
     found = hashlib.sha256(zoo.name.encode())
     for name in ("content_hash", "split"):
-        found.update("\n".join(table[name].astype(str)).encode())
-    return found.hexdigest()[:16]
+        found.update("\n".join(zoo.properties[name].astype(str)).encode())
+    return zoo.name, found.hexdigest()[:16]
 
 
 def _metrics(row: Mapping[str, Any], foreign: str) -> dict[str, float]:

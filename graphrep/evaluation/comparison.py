@@ -27,8 +27,10 @@ from ..training import (
 )
 from ..training.targets import context_of, networks_of
 from ..zoo import Zoo
-from .probe import Score, probe
+from .probe import LinearProbe
+from .properties import Property
 from .sampling import Ground, SampleStudy, SamplingConfig, study
+from .scores import Bootstrap, Score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +45,15 @@ class ProbeConfig:
     properties: tuple[str, ...] = ("test_accuracy", "generalisation_gap", "epoch")
     log_properties: tuple[str, ...] = ("learning_rate",)  # predicted as logarithms
     categories: tuple[str, ...] = ("activation", "optimiser")
+
+    @property
+    def wanted(self) -> tuple[Property, ...]:
+        """All of them, as probes take them."""
+        return (
+            *(Property(name=name) for name in self.properties),
+            *(Property(name=name, log=True) for name in self.log_properties),
+            *(Property(name=name, category=True) for name in self.categories),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +183,9 @@ def probe_all(
 ) -> list[Score]:
     """Every wanted property that the zoo has and that varies in it."""
     tables = {s: zoo.split(s).properties for s in SPLITS}
-    wanted = [(name, False, False) for name in config.properties]
-    wanted += [(name, True, False) for name in config.log_properties]
-    wanted += [(name, False, True) for name in config.categories]
+    probe, bootstrap = LinearProbe(embedding, tables), Bootstrap(seed=seed)
     return [
-        probe(embedding, tables, name, log=log, category=category, seed=seed)
-        for name, log, category in wanted
-        if name in tables["train"] and tables["train"][name].nunique() > 1
+        probe.score(wanted, bootstrap) for wanted in config.wanted if wanted.varies(tables["train"])
     ]
 
 

@@ -78,7 +78,7 @@ def _floor(name: str, encoder: str = "", family: str = "") -> tuple[Method, ...]
 
 
 METHODS: tuple[Method, ...] = (
-    *_encoder("graph", "masked"),
+    *_encoder("graph", "blocks"),
     *_encoder("token", "sane", "model.latent_dim=128"),  # as wide as the paper's
     *map(_hyperrep, ("e_d", "e_c", "e_cd", "e_c_plus_d")),
     *(m for m in _encoder("hyperrep", "e_d") if m.mode != "self_supervised"),

@@ -163,7 +163,7 @@ def label_curves(table: pd.DataFrame, score: str, title: str, first: Sequence[st
         shown = [name for name in order if name in found]
         figure.legend(
             [found[name] for name in shown],
-            shown,
+            [_short(name) for name in shown],
             loc="outside lower center",
             ncols=min(4, len(shown)),
         )
@@ -172,7 +172,7 @@ def label_curves(table: pd.DataFrame, score: str, title: str, first: Sequence[st
 
 
 def _scores_panel(ax: Axes, rows: pd.DataFrame) -> None:
-    lowest = float(min(rows["low"].min(), rows["mean"].min(), 0.0))
+    lowest = float(min(rows["low"].min(), rows["mean"].min()))
     floor = max(lowest - 0.02, _LOWEST_SHOWN)
     found: list[dict[Any, Any]] = rows.to_dict("records")
     for place, row in enumerate(found):
@@ -191,7 +191,8 @@ def _scores_panel(ax: Axes, rows: pd.DataFrame) -> None:
             continue
         ax.hlines(place, max(row["low"], floor), max(row["high"], floor), color=colour, lw=2)
         ax.plot(row["mean"], place, "o", color=colour, ms=5)
-    ax.axvline(0, color=GREY, linewidth=1)
+    if floor < 0:
+        ax.axvline(0, color=GREY, linewidth=1)
     ax.set_xlim(floor - 0.02, min(1.02, float(rows["high"].max()) + 0.06))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     names = [_short(str(name).split(", ")[0]) for name in rows["label"]]
