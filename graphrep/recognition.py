@@ -7,17 +7,43 @@ architecture along (ONNX, Hugging Face) is read by `loading`.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .architecture import Architecture
 from .checkpoint import Checkpoint, read_checkpoint
-from .graph import ParameterGraph, to_graph
+from .graph import ParameterGraph, check_state_dict, to_graph
+
+STREAM_FROM = 2**24  # numbers of a network; larger ones are read block by block
 
 Input = ParameterGraph | nn.Module | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class MappedNetwork:
+    """A network that is not laid out as theta: its tensors as its files map them into memory."""
+
+    architecture: Architecture
+    tensors: Mapping[str, Tensor]
+
+
+def read_mapped(item: Any, architecture: Architecture | None) -> MappedNetwork | None:
+    """A large checkpoint file of a known architecture without a copy; None for all else.
+
+    Raises:
+        ValueError: a file that cannot be read, or of another architecture.
+    """
+    if architecture is None or architecture.num_parameters < STREAM_FROM:
+        return None
+    if not isinstance(item, str | os.PathLike):
+        return None
+    tensors = read_checkpoint(Path(item)).matched(architecture.tensor).state_dict
+    check_state_dict(architecture, tensors)
+    return MappedNetwork(architecture, tensors)
 
 
 def read_network(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .decoders import DecoderConfig
+from .embedding_networks import embed_networks, embed_rows
 from .encoders import (
     EncoderConfig,
     GraphEncoderConfig,
@@ -37,7 +38,7 @@ from .encoders import (
 from .files import sha256
 from .graph import ParameterGraph
 from .model import ModelConfig, WeightModel
-from .recognition import Input, read_network
+from .recognition import Input, MappedNetwork, read_mapped, read_network
 from .sampling import Method, sample_latents
 from .symmetry import align
 
@@ -113,7 +114,9 @@ class Representation(
             normalize_embeddings: To length 1, so that a dot product is the cosine.
             example_inputs: What the modules' forward takes, to trace them.
             architecture: Of the files and modules. Without these two, names and shapes
-                are looked up among the architectures that this model was trained on.
+                are looked up among the architectures that this model was trained on. Files of
+                2**24 numbers and more whose architecture is given here stay on disk and are
+                read block by block, so a model may be larger than the memory.
 
         Returns:
             float32 [N, D]; one input that is no list gives [D].
@@ -127,30 +130,26 @@ class Representation(
         self.to(device)
         one = isinstance(inputs, ParameterGraph | nn.Module | str | os.PathLike)
         listed: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
-        graphs = [self.read_graph(item, example_inputs, architecture) for item in listed]
-        for graph in graphs:
-            graph.require_values("encode")
-        result = torch.empty(len(graphs), self.model.encoder.embedding_dim)
-        groups: dict[str, list[int]] = {}
-        for i, graph in enumerate(graphs):
-            groups.setdefault(graph.architecture.fingerprint, []).append(i)
-        parts = [
-            rows[start : start + batch_size]
-            for rows in groups.values()
-            for start in range(0, len(rows), batch_size)
-        ]
-        for rows in _progress(parts, show_progress_bar):
-            theta = torch.stack([graphs[i].theta for i in rows])
-            result[rows] = self.embed_rows(theta.float(), graphs[rows[0]].architecture).cpu()
+        networks = [self._network(item, example_inputs, architecture) for item in listed]
+        result = embed_networks(self.model, networks, batch_size, bool(show_progress_bar))
         if normalize_embeddings:
             result = nn.functional.normalize(result)
         chosen = result[0] if one else result
         return chosen.numpy() if convert_to_numpy and not convert_to_tensor else chosen
 
+    def _network(
+        self, item: Any, example_inputs: Any, architecture: Architecture | None
+    ) -> ParameterGraph | MappedNetwork:
+        mapped = read_mapped(item, architecture) if self.model.encoder.streams else None
+        if mapped is not None:
+            return mapped
+        graph = self.read_graph(item, example_inputs, architecture)
+        graph.require_values("encode")
+        return graph
+
     def embed_rows(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """Embeddings [B, D] of networks in rows, theta [B, P], where the model is, in one batch."""
-        with torch.no_grad():
-            return self.model.encode(theta.to(self.device), architecture, tokens=False).model
+        return embed_rows(self.model, theta, architecture)
 
     @property
     def device(self) -> torch.device:
@@ -356,11 +355,3 @@ def _model_config(content: dict[str, Any]) -> ModelConfig:
         decoder=DecoderConfig(**content.pop("decoder")),
         **content,
     )
-
-
-def _progress(items: Sequence[Any], show: bool | None) -> Any:
-    if not show:
-        return items
-    from rich.progress import track
-
-    return track(items, description="encoding")

@@ -27,7 +27,7 @@ LAYERS = [  # a module imports from lines above its own
     {"encoders"},
     {"decoders"},
     {"model"},
-    {"sampling", "training"},
+    {"embedding_networks", "sampling", "training"},
     {"representation"},
     {"embedding_inputs", "embedding_table", "predictor"},
     {"embedding_parts", "neighbours"},

@@ -55,7 +55,11 @@ def _encoder(name: str, objective: str, *more: str) -> tuple[Method, ...]:
     return (
         Method(name=name, mode="self_supervised", overrides=learned),
         Method(name=name, mode="untrained", overrides=learned),
-        Method(name=name, mode="end_to_end", overrides=(*own, "objective=property")),
+        Method(
+            name=name,
+            mode="end_to_end",
+            overrides=(*own, "objective=property", "training=end_to_end"),
+        ),
     )
 
 
@@ -72,7 +76,7 @@ def _floor(name: str, encoder: str = "", family: str = "") -> tuple[Method, ...]
     """With an encoder of the same numbers, also the property objective's perceptron on them."""
     found = [Method(name=name, mode=mode, family=family) for mode in ("features", "boosting")]
     if encoder:
-        overrides = (f"encoder={encoder}", "objective=property")
+        overrides = (f"encoder={encoder}", "objective=property", "training=end_to_end")
         found.append(Method(name=name, mode="end_to_end", overrides=overrides, family=family))
     return tuple(found)
 
