@@ -28,7 +28,7 @@ ROLES = (
 )  # fmt: skip
 FIT_SIZE = 200_000  # numbers a role at most; quantiles of more would not be sharper
 LARGEST = 1e18  # farther numbers count as this far: their square is finite in float32
-CHUNK = 2**20  # numbers scaled at once, near the cache
+CHUNK = 2**16  # numbers scaled at once, near the cache
 FIT_VALUES = 20_000_000  # numbers of one architecture that are read for it
 
 

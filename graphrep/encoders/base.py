@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +80,12 @@ def depth_weights(num: int, num_slots: int, like: Tensor) -> Tensor:
     first and last always land on the first and last slot. Rows sum to one
     (zero for a slot that no layer reaches).
     """
+    return _depth_weights(num, num_slots).to(like)
+
+
+@lru_cache(maxsize=1024)
+def _depth_weights(num: int, num_slots: int) -> Tensor:
     place = torch.linspace(0, num_slots - 1, num) if num != 1 else torch.zeros(1)
     slots = torch.arange(num_slots).unsqueeze(1)
     weights = (1 - (place - slots).abs()).clamp(min=0)
-    weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
-    return weights.to(like)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-9)

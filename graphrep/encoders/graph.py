@@ -195,7 +195,7 @@ class GraphEncoder(Encoder):
         groups = {name: normal[:, rows] for name, rows in layout.units.items()}
         heard = layer.hear_kin(groups, layout.kin)
         parts = {name: [heard[name]] if name in heard else [] for name in layout.units}
-        return self._by_group(layout, parts, batch, 2 * self.config.unit_dim)
+        return self._by_group(layout, parts, batch, self.config.unit_dim)
 
     def _predict(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
         """Each number from the states of the units at its edge's two ends, [B, P].

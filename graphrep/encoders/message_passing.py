@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..architecture import Architecture
 
-CHUNK = 2**21  # numbers of channels at once: they stay near the cache
+CHUNK = 2**19  # numbers of channels at once: they stay near the cache
 KEEP = 2**24  # numbers of one block's channels beyond which a backward pass makes them anew
 
 
@@ -177,11 +177,12 @@ class Round(nn.Module):
         # one value is the constant 1, so that plain means of the channels are heard as well
         self.say_forward = nn.Linear(unit_dim, value_dim - 1 + num_curved)
         self.say_backward = nn.Linear(unit_dim, value_dim - 1 + num_curved)
-        self.read = nn.Linear(unit_dim + 2 * heard, 2 * unit_dim)
-        self.write = nn.Linear(2 * unit_dim, unit_dim)
-        # more inputs of `read`; the identity draws no random numbers, so that a seed gives every
+        self.read = nn.Linear(unit_dim + 2 * heard, unit_dim)
+        self.write = nn.Linear(unit_dim, unit_dim)
+        # more inputs of `read`; identities draw no random numbers, so that a seed gives every
         # other weight the same value with kin and without
-        self.kin = nn.Parameter(torch.eye(2 * unit_dim))
+        same = torch.eye(unit_dim)
+        self.kin = nn.Parameter(torch.cat([same, same.roll(1, 0)], 1))
 
     def say(self, normal: Tensor) -> tuple[Said, Said]:
         """What units [B, N, C] say to those that they feed, and to those that feed them."""
@@ -202,7 +203,7 @@ class Round(nn.Module):
         return (total * scale).flatten(-2)
 
     def hear_kin(self, normal: Mapping[str, Tensor], found: Sequence[Kin]) -> dict[str, Tensor]:
-        """What units read from their children's mean and their parents, [B, n, 2C] a group."""
+        """What units read from their children's mean and their parents, [B, n, C] a group."""
         from_children, from_parents = self.kin.chunk(2, dim=1)
         up: dict[str, list[Tensor]] = {}
         down: dict[str, list[Tensor]] = {}
@@ -225,7 +226,7 @@ class Round(nn.Module):
         outgoing: Tensor,
         heard: Tensor | None = None,
     ) -> Tensor:
-        """state [B, N, C] reads incoming and outgoing [B, N, E * V] and kin [B, N, 2C]."""
+        """state [B, N, C] reads incoming and outgoing [B, N, E * V] and kin [B, N, C]."""
         inner = self.read(torch.cat([normal, incoming, outgoing], -1))
         if heard is not None:
             inner = inner + heard

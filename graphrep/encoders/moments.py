@@ -16,7 +16,7 @@ from .base import Batch, depth_weights
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 EXACT = 2**16  # numbers of a row that are sorted
-CHUNK = 2**20  # numbers of rows of many at once
+CHUNK = 2**17  # numbers of rows of many at once, near the cache
 NUM_BINS = 2**12
 REACH = 12.0  # scaled numbers beyond count as this far
 NUM_MOMENTS = 2 * (2 + len(QUANTILES))
@@ -77,10 +77,11 @@ def _moments_of_many(parts: Sequence[Tensor]) -> Tensor:
     """As `moments`, in chunks; quantiles are the middles of their bins, far ends cut."""
     B, n = len(parts[0]), sum(part.shape[1] for part in parts)
     chunks = [chunk for part in parts for chunk in part.split(max(1, CHUNK // B), 1)]
-    centre = sum((c.sum(1, dtype=torch.float64) for c in chunks), torch.zeros(())) / n
+    # sums of chunks in their own type, since a sum in another one copies them; then in double
+    centre = torch.stack([c.sum(1) for c in chunks]).double().sum(0) / n
     centre = centre.to(chunks[0]).unsqueeze(1)
-    squares = [(c - centre).square().sum(1, dtype=torch.float64) for c in chunks]
-    variance = sum(squares, torch.zeros(())).to(centre) / n
+    squares = torch.stack([(c - centre).square_().sum(1) for c in chunks])
+    variance = (squares.double().sum(0) / n).to(centre)
     counts = centre.new_zeros(B * NUM_BINS, dtype=torch.int64)
     first = NUM_BINS * torch.arange(B, device=centre.device, dtype=torch.int32).unsqueeze(1)
     for chunk in chunks:

@@ -99,8 +99,8 @@ def compare(findings: Findings, ours: str = "graph") -> pd.DataFrame:
 
     Returns:
         Columns of a question; `reading` (probe: nobody saw the property in training, or
-        supervised: rivals may have, floors with a linear probe among them); `rival`,
-        `ours`, `theirs`, `difference`, its `low` and `high` (95 %).
+        supervised: rivals may have, floors with a linear probe among them); `rival`
+        and `rival_mode`, `ours`, `theirs`, `difference`, its `low` and `high` (95 %).
     """
     rows: list[dict[str, Any]] = []
     for keys, group in findings.results.groupby(QUESTION, sort=False, dropna=False):
@@ -113,16 +113,18 @@ def compare(findings: Findings, ours: str = "graph") -> pd.DataFrame:
             if mine.empty:
                 continue
             others = group[(group["method"] != ours) & group["mode"].isin(rivals)]
-            for label, theirs in others.groupby("label", sort=False):
+            for (label, how), theirs in others.groupby(["label", "mode"], sort=False):
                 found = _difference(findings, mine, theirs)
-                rows.append({**question, "reading": reading, "rival": label, **found})
+                rival = {"rival": label, "rival_mode": how}
+                rows.append({**question, "reading": reading, **rival, **found})
     return pd.DataFrame(rows)
 
 
 def best_rivals(differences: pd.DataFrame) -> pd.DataFrame:
-    """Of each question and reading the row of the rival that does best."""
+    """Of each question and reading the row of the rival that does best, untrained ones aside."""
     if differences.empty:
         return differences
+    differences = differences[differences["rival_mode"] != "untrained"]
     best = differences.groupby([*QUESTION, "reading"], sort=False)["theirs"].idxmax()
     return differences.loc[best.dropna()].reset_index(drop=True)
 

@@ -18,6 +18,7 @@ from ..files import write_whole
 from ..tracking import Tracker
 from .divisions import ZOO
 from .findings import (
+    QUESTION,
     Findings,
     best_rivals,
     compare,
@@ -121,7 +122,8 @@ def draw(
                 found[f"advantage-{reading}"] = advantage_map(named, title)
     curves = findings.label_efficiency
     if not curves.empty:
-        for which, rows in curves.groupby("property", sort=False):
+        trained = curves[curves["mode"] != "untrained"]
+        for which, rows in trained.groupby("property", sort=False):
             name = str(which)
             score = (
                 "kendall_tau" if rows.get("kendall_tau", pd.Series()).notna().any() else "accuracy"
@@ -159,7 +161,10 @@ def describe(
         parts.append(markdown(_pivot(rows)) + "\n")
     if not differences.empty:
         parts.append(f"## {ours} minus each rival\n")
-        parts.append("Paired by network; 95 % intervals over models and seeds.\n")
+        parts.append(
+            "The best rival and the floors s(W), paired by network; 95 % intervals over models "
+            "and seeds. differences.csv has all rivals and scores.\n"
+        )
         parts.append(markdown(_differences(differences)) + "\n")
     joint = joint_against_alone(findings)
     if not joint.empty:
@@ -194,7 +199,13 @@ def _pivot(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _differences(differences: pd.DataFrame) -> pd.DataFrame:
     rows = differences[_is_main(differences) & (differences["labels"] == "own")]
-    alone = rows[rows["trained_on"] == rows["zoo"]]
+    rows = rows[rows["trained_on"] == rows["zoo"]]
+    best = best_rivals(rows).set_index([*QUESTION, "reading"])["rival"]
+    is_best = rows.set_index([*QUESTION, "reading"])["rival"] == best.reindex(
+        pd.MultiIndex.from_frame(rows[[*QUESTION, "reading"]])
+    )
+    is_floor = rows["rival"].str.startswith("statistics") & (rows["rival_mode"] == "features")
+    alone = rows[is_best.to_numpy() | is_floor]
     table = alone[["zoo", "split", "reading", "property", "rival", "ours", "theirs"]]
     return table.assign(difference=_interval(alone))
 

@@ -40,13 +40,15 @@ def method_scores(summary: pd.DataFrame, score: str, title: str) -> Figure:
     groups = list(summary.groupby("panel", sort=False))
     most = max(len(rows) for _, rows in groups)
     with style():
-        figure, axes = panels(len(groups), columns=3, size=(4.6, max(1.6, 0.23 * most + 0.9)))
+        width = 6.6 if len(groups) == 1 else 4.6
+        figure, axes = panels(len(groups), columns=3, size=(width, max(1.6, 0.23 * most + 1.1)))
         for ax, (name, rows) in zip(axes, groups, strict=True):
             _scores_panel(ax, rows.sort_values("mean", ascending=False))
             ax.set(title=name, xlabel=_SCORES.get(score, score))
         modes = [mode for mode in _READINGS if (summary["mode"] == mode).any()]
         handles = [_dot(*_READINGS[mode]) for mode in modes]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+        columns = min(len(handles), 2 if len(groups) < 3 else 3)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         figure.suptitle(title, x=0.01, ha="left")
     return figure
 
@@ -67,7 +69,7 @@ def advantage_map(differences: pd.DataFrame, title: str) -> Figure:
     for cell in cells:
         grid[rows.index(cell["row"]), columns.index(cell["property"])] = cell["difference"]
     with style():
-        figure, (ax,) = panels(1, size=(1.3 * len(columns) + 2.2, 0.5 * len(rows) + 1.6))
+        figure, (ax,) = panels(1, size=(max(6.5, 1.2 * len(columns) + 2.2), 0.5 * len(rows) + 1.5))
         image = ax.imshow(grid, cmap="RdBu", vmin=-_LARGEST, vmax=_LARGEST, aspect="auto")
         for cell in cells:
             place = columns.index(cell["property"]), rows.index(cell["row"])
@@ -102,11 +104,11 @@ def advantage_map(differences: pd.DataFrame, title: str) -> Figure:
         for side in ax.spines.values():
             side.set_visible(False)
         bar = figure.colorbar(image, ax=ax, shrink=0.8, extend="both", pad=0.02)
-        bar.set_label("difference in Kendall τ or accuracy", fontsize=8)
+        bar.set_label("Kendall τ or\naccuracy", fontsize=8)
         figure.suptitle(title, x=0.01, ha="left")
         figure.supxlabel(
             "bold: the 95 % interval of the difference leaves out 0; below it the best rival",
-            fontsize=8,
+            fontsize=7.5,
         )
     return figure
 
@@ -126,7 +128,8 @@ def label_curves(table: pd.DataFrame, score: str, title: str, first: Sequence[st
     dash = {name: "-" if i < len(PALETTE) else "--" for i, name in enumerate(order)}
     groups = list(table.groupby("panel", sort=False))
     with style():
-        figure, axes = panels(len(groups), columns=3, size=(4.0, 3.2))
+        width = 6.0 if len(groups) == 1 else 4.0
+        figure, axes = panels(len(groups), columns=3, size=(width, 3.4))
         for ax, (panel, rows) in zip(axes, groups, strict=True):
             for name in reversed(order):
                 own = rows[(rows["label"] == name) & np.isfinite(rows[score])]
@@ -165,7 +168,7 @@ def label_curves(table: pd.DataFrame, score: str, title: str, first: Sequence[st
             [found[name] for name in shown],
             [_short(name) for name in shown],
             loc="outside lower center",
-            ncols=min(4, len(shown)),
+            ncols=min(len(shown), 3 if len(groups) < 3 else 5),
         )
         figure.suptitle(title, x=0.01, ha="left")
     return figure

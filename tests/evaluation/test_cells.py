@@ -35,7 +35,7 @@ from tests.evaluation.planted import planted_zoo
 
 SMALL = (
     *("encoder.unit_dim=8", "encoder.num_rounds=1", "model.decoder.model_dim=16"),
-    *("training.num_steps=4", "training.validate_every=2", "training.batch_size=16"),
+    *("training.num_steps=6", "training.validate_every=3", "training.batch_size=16"),
 )
 JUDGING = JudgingConfig(
     properties=(
