@@ -143,7 +143,7 @@ def test_a_checkpoint_file_becomes_a_graph(terminal: Terminal, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["train", "encoder=gnn"], "choices: graph, raw, statistics, token"),
+        (["train", "encoder=gnn"], "choices: graph, hyperrep, pna, raw, statistics, token"),
         (["zoo", "create", "recipe.num_modles=3"], "Did you mean 'zoo.num_models'"),
         (["sample", "/nowhere/model"], "/nowhere/model"),
         (["probe", "/nowhere/model", "/nowhere/zoo"], "/nowhere/zoo"),

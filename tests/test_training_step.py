@@ -244,3 +244,11 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"training\.device=cpu"):
         train(model, objective_of(model), groups(), [], replace(CONFIG, device="cuda"), tmp_path)
     assert choose_device("auto") == torch.device("cpu")
+
+
+def test_a_rise_of_one_step_trains(tmp_path: Path) -> None:
+    """torch's one-cycle schedule would divide by zero."""
+    model = build()
+    config = replace(CONFIG, num_steps=4, warmup=0.2, validate_every=4)
+    result = train(model, objective_of(model), groups(), groups(4), config, tmp_path)
+    assert result.best_step == 4

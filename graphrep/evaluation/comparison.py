@@ -25,6 +25,7 @@ from ..training import (
     build_objective,
     train,
 )
+from ..training.rescalings import learn_rescalings
 from ..training.targets import context_of, networks_of
 from ..zoo import Zoo
 from .probe import LinearProbe
@@ -154,7 +155,7 @@ def train_representation(
     groups = {s: networks_of(zoo, s, objective) for s in SPLITS[:2]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        weights = WeightModel(model)
+        weights = learn_rescalings(WeightModel(model), zoo)
         wanted = build_objective(objective, weights, context_of(zoo, objective))
     result = train(
         weights,

@@ -24,6 +24,7 @@ from ..tracking import Run
 from ..training import ObjectiveConfig, TrainingConfig, build_objective, train
 from ..training.objectives import PropertyConfig, PropertyPrediction
 from ..training.objectives.property_head import PropertyHead
+from ..training.rescalings import learn_rescalings
 from ..training.targets import context_of, networks_of
 from ..zoo import Zoo
 from .divisions import weight_layers
@@ -126,7 +127,7 @@ def untrained_reader(sources: Sequence[Zoo], setup: Setup, max_slots: int) -> Re
     """The encoder as its seed draws it; the scaling is fitted."""
     weights, _, _ = _build(sources, setup, max_slots, ())
     groups = [group for zoo in sources for group in zoo.split("train").groups()]
-    weights.scaling.fit((group.architecture, group.theta) for group in groups)
+    weights.fit_scaling((group.architecture, group.theta) for group in groups)
     weights.eval()
     return Reader(lambda zoo: embed_zoo(weights, zoo), _size(weights))
 
@@ -156,7 +157,7 @@ def _build(
     objective = _on_properties(setup.objective, asked, sources)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.training.seed)
-        weights = WeightModel(replace(setup.model, encoder=encoder))
+        weights = learn_rescalings(WeightModel(replace(setup.model, encoder=encoder)), sources)
         wanted = build_objective(objective, weights, context_of(sources, objective))
     return weights, wanted, objective
 

@@ -39,7 +39,7 @@ def behaviours_of(zoos: list[Zoo], num_queries: int) -> dict[str, Behaviour]:
             architectures[name] = group.architecture
             if name not in modules:
                 modules[name] = part.network(int(group.rows[0])).eval()
-            inputs.setdefault(name, []).append(_inputs(part, modules[name], num_queries))
+            inputs.setdefault(name, []).append(inputs_of(part, modules[name], num_queries))
             step = max(1, len(group.theta) // SAMPLE)
             samples.setdefault(name, []).append(
                 group.theta[torch.arange(0, len(group.theta), step)]
@@ -57,7 +57,7 @@ def behaviours_of(zoos: list[Zoo], num_queries: int) -> dict[str, Behaviour]:
     return found
 
 
-def _inputs(zoo: Zoo, module: nn.Module, num: int) -> Tensor:
+def inputs_of(zoo: Zoo, module: nn.Module, num: int) -> Tensor:
     """Inputs [num, ...] of a zoo's module, drawn with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     match module:

@@ -61,11 +61,13 @@ class State:
             lr=config.learning_rate,
             fused=True,  # a seventh of the time of a loop over parameters
         )
+        total = config.num_steps + 1
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
             max_lr=config.learning_rate,
-            total_steps=config.num_steps + 1,
-            pct_start=config.warmup,
+            total_steps=total,
+            # torch divides by the steps of the rise, less one
+            pct_start=config.warmup if config.warmup * total != 1 else 0.0,
         )
         self.settings = ""  # known to the process that leads
         self.step, self.seconds = 0, 0.0
@@ -97,7 +99,7 @@ class State:
             self.settings = self._describe(digest([*training, *validation]))
             state = self._read() if self.path.exists() else None
             if state is None:
-                self.model.scaling.fit((n.architecture, n.theta) for n in training)
+                self.model.fit_scaling((n.architecture, n.theta) for n in training)
         state = self.team.share(state)
         if state is None:  # the scaling reaches the other processes with `Processes.wrap`
             return

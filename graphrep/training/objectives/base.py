@@ -30,5 +30,5 @@ class Objective(nn.Module):
 
 def plain_batch(model: WeightModel, rows: Rows, *, tokens: bool = False) -> Batch:
     """The networks as they are, nothing hidden."""
-    values = model.scaling(rows.theta, rows.architecture)
+    values = model.values(rows.theta, rows.architecture)
     return Batch(rows.architecture, values, model.config.token_size, tokens=tokens)

@@ -69,7 +69,7 @@ class BehaviourReconstruction(Objective):
         self, model: WeightModel, rows: Rows, generator: torch.Generator
     ) -> dict[str, Tensor]:
         config, a, size = self.config, rows.architecture, model.config.token_size
-        view = make_view(rows.theta, a, model.scaling, config.views, size, generator)
+        view = make_view(rows.theta, a, model.values, config.views, size, generator)
         visible = view.visible if config.views.mask_ratio or config.views.erase else None
         embedding = model.encoder(Batch(a, view.values, size, visible))
         theta = model.decode(embedding.tokens, a)

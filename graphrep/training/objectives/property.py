@@ -84,7 +84,7 @@ class PropertyPrediction(Objective):
             embedding = model.encoder(self._batch(model, rows, generator)).model
             outputs = self.head(embedding, generator)
         else:
-            outputs = self.head(model.encoder(plain_batch(model, rows)).model)
+            outputs = self.head(_embed(model, rows))
         dtype = torch.promote_types(outputs.dtype, rows.targets.dtype)  # autocast leaves bfloat16
         found = self.head.losses(outputs.to(dtype), rows.targets.to(dtype))
         return {**found, "loss": torch.stack(list(found.values())).mean()}
@@ -92,12 +92,17 @@ class PropertyPrediction(Objective):
     @torch.no_grad()
     def predict(self, model: WeightModel, rows: Rows) -> Tensor:
         """Natural units, [B, O] as `head.columns` names them; of categories probabilities."""
-        return self.head.natural(self.head(model.encoder(plain_batch(model, rows)).model))
+        return self.head.natural(self.head(_embed(model, rows)))
 
     def _batch(self, model: WeightModel, rows: Rows, generator: torch.Generator) -> Batch:
         if not self.changed:
             return plain_batch(model, rows)
         size, config = model.config.token_size, self.view
-        view = make_view(rows.theta, rows.architecture, model.scaling, config, size, generator)
+        view = make_view(rows.theta, rows.architecture, model.values, config, size, generator)
         visible = view.visible if config.mask_ratio else None  # all seen is what encoders know best
         return Batch(rows.architecture, view.values, size, visible, tokens=False)
+
+
+def _embed(model: WeightModel, rows: Rows) -> Tensor:
+    """Model embeddings [B, D] as a trained representation gives them."""
+    return model.encode(rows.theta, rows.architecture, tokens=False).model

@@ -115,7 +115,7 @@ class SelfSupervised(Objective):
     ) -> View:
         size, views = model.config.token_size, self.config.views
         views = replace(views, permute=views.permute and permute)
-        return make_view(rows.theta, rows.architecture, model.scaling, views, size, generator)
+        return make_view(rows.theta, rows.architecture, model.values, views, size, generator)
 
     def _encode(
         self,

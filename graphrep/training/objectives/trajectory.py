@@ -89,7 +89,7 @@ class Trajectory(Objective):
         if grid.num_tokens > config.window:
             start = int(torch.randint(grid.num_tokens - config.window + 1, (), generator=generator))
             window = slice(start, start + config.window)
-        now, then = (model.scaling(t, a) for t in (theta, later))
+        now, then = (model.values(t, a) for t in (theta, later))
         embedding = model.encoder(Batch(a, now, model.config.token_size, window=window))
         moved = self.move(embedding.tokens, embedding.model, rows.targets.to(now))
         both = torch.cat([embedding.tokens, moved])

@@ -6,6 +6,7 @@ is always the clean reordered network (SANE's code reconstructs the noised view)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from ...architecture import Architecture
 from ...architecture.reorder import block_index, reorder_theta
-from ...scaling import Scaling
 from ...symmetry.permutation import random_permutation
 from ...tokens import TokenGrid, token_grid
 
@@ -53,15 +53,19 @@ class View:
 def make_view(
     theta: Tensor,
     architecture: Architecture,
-    scaling: Scaling,
+    scale: Callable[[Tensor, Architecture], Tensor],
     config: ViewConfig,
     token_size: int,
     generator: torch.Generator,
 ) -> View:
-    """One view of networks in rows, theta [B, P]; one reordering for the whole batch."""
+    """One view of networks in rows, theta [B, P]; one reordering for the whole batch.
+
+    Args:
+        scale: theta to values, `WeightModel.values`.
+    """
     if config.permute:
         theta = reorder_theta(architecture, theta, random_permutation(architecture, generator))
-    target = scaling(theta, architecture)
+    target = scale(theta, architecture)
     noise = 1 + config.noise * torch.randn(target.shape, generator=generator)
     match config.mask_unit:
         case "token":
