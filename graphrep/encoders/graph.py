@@ -23,7 +23,15 @@ from torch import Tensor, nn
 
 from ..scaling import ROLES
 from .base import Batch, Embedding, Encoder, depth_weights
-from .layout import ACTIVATION_NAMES, KINDS, NUM_FREQUENCIES, Features, Layout, layout_of
+from .layout import (
+    ACTIVATION_NAMES,
+    KINDS,
+    NUM_FREQUENCIES,
+    Features,
+    Layout,
+    layout_of,
+    places_of_numbers,
+)
 from .message_passing import Functions, Round, Said, exchange, fold, unfold
 from .moments import NUM_MOMENTS, layer_moments
 from .token_head import TokenHead
@@ -224,7 +232,8 @@ class GraphEncoder(Encoder):
             numbers = normal[:, layout.units[block.target]] @ kernel[:, 1:].T + kernel[:, 0]
             found.append(numbers.reshape(B, -1))
         found.append(state.new_full((B, 1), float("nan")))
-        return torch.cat(found, 1)[:, layout.predicted.to(state.device)]  # -1 is last
+        places = places_of_numbers(batch.architecture).to(state.device)
+        return torch.cat(found, 1)[:, places]  # -1 is last
 
     def _pool(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
         """Mean and deviation of unit states a group, spread by depth; then layer moments."""

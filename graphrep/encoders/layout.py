@@ -49,7 +49,6 @@ class Layout:
     kin: tuple[Kin, ...]
     num_incoming: dict[str, int]  # blocks that read into each group
     num_outgoing: dict[str, int]
-    predicted: Tensor  # int64 [P], place among the numbers of edges, then of diagonals; -1: none
 
     @property
     def num_units(self) -> int:
@@ -88,7 +87,6 @@ def layout_of(architecture: Architecture) -> Layout:
         kin=tuple(kin(a)),
         num_incoming={n: sum(b.target == n for b in edges) for n in units},
         num_outgoing={n: sum(b.source == n for b in edges) for n in units},
-        predicted=_predicted(a, [*edges, *diagonals]),
     )
 
 
@@ -105,12 +103,17 @@ def _features(blocks: list[Block]) -> Features:
     )
 
 
-def _predicted(a: Architecture, blocks: list[Block]) -> Tensor:
-    """Where each number stands once those of the blocks are laid out one after the other."""
-    result = torch.full((a.num_parameters,), -1)
+@lru_cache(maxsize=64)
+def places_of_numbers(architecture: Architecture) -> Tensor:
+    """Where each number of theta stands once the layout's blocks are laid out one by one.
+
+    int64 [P], among the numbers of edges and then of diagonals; -1 for those of neither.
+    """
+    layout = layout_of(architecture)
+    result = torch.full((architecture.num_parameters,), -1)
     start = 0
-    for block in blocks:
-        places = block_index(a, block).flatten()
+    for block in (*layout.edges.blocks, *layout.diagonals.blocks):
+        places = block_index(architecture, block).flatten()
         result[places] = start + torch.arange(len(places))
         start += len(places)
     return result
