@@ -36,7 +36,7 @@ def embed_networks(
         batches = track(batches, description="encoding")  # type: ignore[assignment]
     for rows in batches:
         architecture = networks[rows[0]].architecture
-        if _is_large(architecture) and model.encoder.streams:
+        if _is_large(architecture) and model.streams:
             found = _embed_streamed(model, networks[rows[0]])
         else:
             chosen = [networks[i] for i in rows]

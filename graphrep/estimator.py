@@ -208,7 +208,7 @@ class NetworkEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         model = self._new_model(seed)
         architectures = [architecture for architecture, _ in groups]
         if self.num_steps == 0:
-            model.scaling.fit(groups)
+            model.fit_scaling(groups)
             return Representation(model, architectures)
         training, validation = [], []
         generator = torch.Generator().manual_seed(seed)

@@ -1,12 +1,13 @@
 """One weight model: scaling, an encoder, the shared decoder.
 
-Knows how theta becomes latents and latents become theta; knows no zoo, no loss.
+Knows how theta becomes latents and latents become theta, and from which form of a network;
+knows no zoo, no loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,14 @@ from .architecture import Architecture
 from .decoders import DecoderConfig, TokenDecoder
 from .encoders import Batch, Embedding, EncoderConfig, GraphEncoderConfig, build_encoder
 from .encoders.streaming import stream
-from .scaling import Scaling
+from .scaling import Scaling, Thetas
+from .symmetry.canonical_form import canonical_rows
+from .symmetry.duplicates import merge_rows
+from .symmetry.rescaling import Rescalings
 from .tokens import token_grid
+
+CHUNK = 256  # networks brought to their canonical form at once, to fit the scaling
+NARROWEST = 1e-3  # least scale of a role, relative to its centre: canonical variances are equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,8 @@ class ModelConfig:
     latent_dim: int = 32  # of a token
     window: int = 128  # tokens decoded at a time
     halo: int = 32  # tokens of context either side of a decoded window, dropped on stitching
+    canonical: bool = False  # encode and decode the canonical form among rescaled copies
+    merge_duplicates: bool = False  # the model embedding reads one unit for all copies of it
 
     def __post_init__(self) -> None:
         if self.window <= 2 * self.halo:
@@ -36,7 +45,14 @@ class ModelConfig:
 
 
 class WeightModel(nn.Module):
-    """theta [B, P] <-> latents [B, T, Z], for any architecture."""
+    """theta [B, P] <-> latents [B, T, Z], for any architecture.
+
+    With `canonical` embeddings are the same for all rescaled copies of a network, and what is
+    decoded is its canonical form; it takes the rescalings of every architecture
+    (`learn_rescalings`). With `merge_duplicates` model embeddings are the same for all networks
+    that split units of one into copies; tokens and units are still those of the network as it
+    is. Copies are merged first: those that were rescaled apart are not recognised.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -44,6 +60,53 @@ class WeightModel(nn.Module):
         self.scaling = Scaling()
         self.encoder = build_encoder(config.encoder, config.token_size, config.latent_dim)
         self.decoder = TokenDecoder(config.decoder, config.token_size, config.latent_dim)
+        self.rescalings: dict[str, Rescalings] = {}  # by fingerprint of the architecture
+
+    def learn_rescalings(self, found: Iterable[Rescalings]) -> WeightModel:
+        """Remember the rescalings of some architectures, for `canonical`."""
+        self.rescalings |= {r.fingerprint: r for r in found}
+        return self
+
+    def fit_scaling(self, groups: Iterable[tuple[Architecture, Thetas]]) -> WeightModel:
+        """Fit the scaling to networks in rows, in the form that is encoded."""
+        if not self.config.canonical:
+            self.scaling.fit(groups)
+            return self
+        self.scaling.fit((a, _Canonical(theta, a, self)) for a, theta in groups)
+        self.scaling.scale.copy_(self.scaling.scale.max(NARROWEST * self.scaling.centre.abs()))
+        return self
+
+    def values(
+        self, theta: Tensor, architecture: Architecture, whole: Architecture | None = None
+    ) -> Tensor:
+        """What an encoder reads and a decoder gives: theta [B, P] in its form, scaled."""
+        return self.scaling(self.form(theta, architecture, whole), architecture)
+
+    def form(
+        self, theta: Tensor, architecture: Architecture, whole: Architecture | None = None
+    ) -> Tensor:
+        """theta [B, P] itself, or in canonical form.
+
+        Args:
+            whole: What the architecture was merged from, whose rescalings are known.
+
+        Raises:
+            ValueError: the rescalings of this architecture are not known.
+        """
+        if not self.config.canonical:
+            return theta
+        whole = whole or architecture
+        if whole.fingerprint not in self.rescalings:
+            raise ValueError(
+                f"model.canonical needs the rescalings of '{whole.name}' ({whole.fingerprint}), "
+                "which is none of the architectures that this model was trained on. Call "
+                "model.learn_rescalings([derive_rescalings(architecture, module, "
+                "example_inputs)]), or encode the module with example_inputs"
+            )
+        known = self.rescalings[whole.fingerprint]
+        if architecture is not whole:
+            known = known.resized(architecture)
+        return canonical_rows(theta, architecture, known)
 
     def encode(
         self, theta: Tensor, architecture: Architecture, *, tokens: bool = True
@@ -52,8 +115,20 @@ class WeightModel(nn.Module):
 
         Without `tokens` an encoder whose model embedding does not need them makes none.
         """
-        values = self.scaling(theta, architecture)
-        return self.encoder(Batch(architecture, values, self.config.token_size, tokens=tokens))
+        size = self.config.token_size
+        values = self.values(theta, architecture)
+        found: Embedding = self.encoder(Batch(architecture, values, size, tokens=tokens))
+        for part in merge_rows(theta, architecture) if self.config.merge_duplicates else ():
+            values = self.values(part.theta, part.architecture, architecture)
+            own = self.encoder(Batch(part.architecture, values, size, tokens=False)).model
+            rows = part.rows.to(own.device)
+            found = replace(found, model=found.model.index_copy(0, rows, own))
+        return found
+
+    @property
+    def streams(self) -> bool:
+        """Whether a network can be embedded block by block."""
+        return self.encoder.streams and not (self.config.canonical or self.config.merge_duplicates)
 
     def encode_streamed(
         self, tensor: Callable[[str], Tensor], architecture: Architecture
@@ -61,12 +136,17 @@ class WeightModel(nn.Module):
         """One network as above, without tokens, its tensors asked for by name as they are needed.
 
         Raises:
-            ValueError: an encoder that needs all numbers at once.
+            ValueError: an encoder, or a form, that needs all numbers at once.
         """
         if not self.encoder.streams:
             raise ValueError(
                 f"{type(self.encoder).__name__} needs all of a network's numbers at once; "
                 "take encoder=graph or encoder=statistics for networks of this size"
+            )
+        if not self.streams:
+            raise ValueError(
+                "model.canonical and model.merge_duplicates need all of a network's numbers at "
+                "once; encode it whole, or take a model without them"
             )
         return self.encoder(stream(architecture, tensor, self.scaling, self.config.token_size))
 
@@ -91,3 +171,22 @@ class WeightModel(nn.Module):
         """Trainable numbers of encoder and decoder."""
         trained = [*self.encoder.parameters(), *self.decoder.parameters()]
         return sum(p.numel() for p in trained)
+
+
+@dataclass(frozen=True, eq=False)
+class _Canonical:
+    """Networks in rows in the form that a model encodes, made when they are asked for."""
+
+    theta: Thetas
+    architecture: Architecture
+    model: WeightModel
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        parts = [self.model.form(self.theta[i], self.architecture) for i in index.split(CHUNK)]
+        return torch.cat(parts)
+
+    def split(self, num: int) -> Iterable[Tensor]:
+        return (self.model.form(part, self.architecture) for part in self.theta.split(num))

@@ -40,7 +40,7 @@ from .graph import ParameterGraph
 from .model import ModelConfig, WeightModel
 from .recognition import Input, MappedNetwork, read_mapped, read_network
 from .sampling import Method, sample_latents
-from .symmetry import align
+from .symmetry import Rescalings, align, derive_rescalings
 
 FORMAT = 1
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
@@ -140,12 +140,23 @@ class Representation(
     def _network(
         self, item: Any, example_inputs: Any, architecture: Architecture | None
     ) -> ParameterGraph | MappedNetwork:
-        mapped = read_mapped(item, architecture) if self.model.encoder.streams else None
+        mapped = read_mapped(item, architecture) if self.model.streams else None
         if mapped is not None:
             return mapped
         graph = self.read_graph(item, example_inputs, architecture)
         graph.require_values("encode")
+        if isinstance(item, nn.Module) and example_inputs is not None:
+            self._learn_rescalings(graph.architecture, item, example_inputs)
         return graph
+
+    def _learn_rescalings(
+        self, architecture: Architecture, module: nn.Module, example_inputs: Any
+    ) -> None:
+        """Of a new design, where the model needs them."""
+        known = architecture.fingerprint in self.model.rescalings
+        if self.model.config.canonical and not known:
+            found = derive_rescalings(architecture, module, example_inputs)
+            self.model.learn_rescalings([found])
 
     def embed_rows(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """Embeddings [B, D] of networks in rows, theta [B, P], where the model is, in one batch."""
@@ -255,6 +266,7 @@ class Representation(
             "model": asdict(self.model.config),
             "architectures": [json.loads(a.to_json()) for a in self.architectures.values()],
             "anchors": list(self.anchors),
+            "rescalings": [r.to_json() for r in self.model.rescalings.values()],
         }
         tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
         for number, anchors in enumerate(self.anchors.values()):
@@ -334,6 +346,7 @@ class Representation(
                 {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
             )
             architectures = [Architecture.from_json(json.dumps(a)) for a in config["architectures"]]
+            model.learn_rescalings(map(Rescalings.from_json, config.get("rescalings", ())))
         except Exception as error:
             raise ValueError(f"{folder}: not a readable Representation: {error}") from error
         by_fingerprint = {a.fingerprint: a for a in architectures}

@@ -7,7 +7,8 @@ from .alignment import (
     match_activations as match_activations,
     match_weights as match_weights,
 )
-from .balancing import canonical as canonical
+from .canonical_form import canonical as canonical, canonical_rows as canonical_rows
+from .duplicates import merge_copies as merge_copies, split_units as split_units
 from .merging import (
     Barrier as Barrier,
     interpolate as interpolate,

@@ -1,13 +1,12 @@
-"""One representative for all rescaled copies of a network.
+"""Scales of least Euclidean norm: what positive rescalings of a network are settled to.
 
-Positive scales: the copy of least Euclidean norm. With log-scales u each squared number is
-multiplied by exp(2 e u), so the norm is convex in u and its minimiser unique up to what moves
-no number. Units that are dead, or whose numbers only grow with their scale, get unit norm
-instead of vanishing; a batch norm's channel gets running variance 1 - eps. Signs: the sum of
-cubes of a unit's incoming numbers becomes positive. Nothing here depends on the order of
-units, so the canonical form of a permuted network is the permuted canonical form.
+With log-scales u each squared number is multiplied by exp(2 e u), so the norm is convex in u
+and its minimiser unique up to what moves no number. Units that are dead, or whose numbers only
+grow with their scale, get unit norm instead of vanishing.
 
-Letters in shapes: P length of theta, n members of a unit group, V scales of all rescalings.
+Letters in shapes: B networks in rows, P length of theta, n members of a unit group, V scales of
+all rescalings. What is done to a row does not depend on its company: rows that have converged
+stay while others go on.
 Source: the objective is that of Stock et al. 2019, arXiv:1902.10416, equation 4 (solved there by
 cycles over layers, as in `_cycle`; Newton's method follows here, since laws need all digits).
 """
@@ -15,21 +14,17 @@ cycles over layers, as in `_cycle`; Newton's method follows here, since laws nee
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..architecture import Architecture
 from ..architecture.spec import Block
-from ..graph import ParameterGraph
 from .rescaling import (
     End,
     Part,
     Rescaling,
-    Rescalings,
     chosen,
-    multiply,
     parts_of,
     places,
     spread_along,
@@ -39,50 +34,10 @@ from .rescaling import (
 CYCLES = 30
 NEWTON_STEPS = 60
 CLOSE = 1e-13  # a step in log-scale that no longer counts
-TIE = 1e-9  # of the sum of absolute cubes: a sum below it has no sign
 
 
-def canonical(graph: ParameterGraph, rescalings: Rescalings) -> ParameterGraph:
-    """The representative of all rescaled copies of a network; the function stays the same.
-
-    Idempotent, and it commutes with permutations. Numbers that are not finite count as
-    absent. A sign whose units have no sum of cubes to go by is left alone. The work is done
-    in float64, so half precision is only rounded once.
-
-    Raises:
-        ValueError: the rescalings are another architecture's, or the graph has no values.
-    """
-    rescalings.check(graph.architecture)
-    graph.require_values("canonical")
-    theta = graph.theta.double().clone()
-    positive = rescalings.of_kind("positive")
-    normed = [f for f in positive if any(p.offset for p in f.parts)]
-    for factor in reversed(normed):  # each leads a variance that those before it do not touch
-        _normalise_variance(graph.architecture, theta, factor)
-    free = [f for f in positive if f not in normed]
-    if free:
-        scales = _Balance(graph.architecture, theta, free).solve()
-        for factor, scale in zip(free, scales, strict=True):
-            multiply(graph.architecture, theta, factor, scale)
-    _settle_signs(graph.architecture, theta, rescalings.of_kind("sign"))
-    return replace(graph, theta=theta.to(graph.theta.dtype))
-
-
-def _normalise_variance(architecture: Architecture, theta: Tensor, factor: Rescaling) -> None:
-    """Bring a channel's running variance to 1 - eps, so that its norm divides by one."""
-    for part, _, index, members in parts_of(architecture, factor):
-        if part.offset:
-            variance = theta[index].flatten(1) + part.offset
-            usable = torch.isfinite(variance) & (variance > 0)
-            logs = torch.where(usable, variance, 1.0).log().sum(1) / usable.sum(1).clamp_min(1)
-            count = torch.bincount(members, minlength=factor.size).clamp_min(1)
-            mean = torch.zeros(factor.size).double().index_add(0, members, logs) / count
-            multiply(architecture, theta, factor, torch.exp(-mean / part.exponent))
-            return
-
-
-class _Balance:
-    """The least sum of squares over the log-scales u [V] of some positive rescalings.
+class Balance:
+    """The least sum of squares over the log-scales u [B, V] of some positive rescalings.
 
     F(u) = sum_i m_i exp(2 x_i(u)), with m_i a squared number (or the sum of those that scale
     alike) and x_i(u) the sum of the log-scales that it takes, times their exponents. Only *live*
@@ -102,38 +57,42 @@ class _Balance:
             self.own.append(slice(size, size + factor.size))
             for part, block, _, members in parts_of(architecture, factor):
                 self.blocks[block.name] = block
-                term = part, members + size, chosen(block, part)
+                term = part, (members + size).to(theta.device), chosen(block, part).to(theta.device)
                 self.terms.setdefault(block.name, []).append(term)
             size += factor.size
         for name, (_, index) in places(architecture).items():
             if name in self.terms:
-                self.squares[name] = torch.nan_to_num(theta[index], 0.0, 0.0, 0.0).square()
+                squares = torch.nan_to_num(theta[:, index], 0.0, 0.0, 0.0).square()
                 if all(part.slot is None for part, _, _ in self.terms[name]):  # these scale alike
-                    self.squares[name] = self.squares[name].sum(-1, keepdim=True)
+                    squares = squares.sum(-1, keepdim=True)
                     self.terms[name] = [(p, at, on[:1]) for p, at, on in self.terms[name]]
-        self.nothing = torch.zeros(size, dtype=torch.float64)
+                self.squares[name] = squares
+        self.nothing = theta.new_zeros(len(theta), size)
 
     def solve(self) -> list[Tensor]:
-        """The scales of each rescaling, [n] each."""
+        """The scales of each rescaling, [B, n] each."""
         everything, live = self.squares, self._live()
         self.squares = {n: m * self._product(n, live.double()) for n, m in everything.items()}
-        u = self.nothing.clone()
+        u, moves = self.nothing.clone(), _all_rows(self.nothing)
         for _ in range(CYCLES):
             before = u.clone()
             for own, factor in zip(self.own, self.factors, strict=True):
-                u[own] += self._cycle(u, factor)[own]
-            if not bool((u - before).abs().max() > CLOSE):
+                u[:, own] += moves * self._cycle(u, factor)[:, own]
+            moves = moves & _is_far(u - before)
+            if not bool(moves.any()):
                 break
+        moves = _all_rows(u)
         for _ in range(NEWTON_STEPS):
-            step = self._newton(u)
+            step = torch.where(moves, self._newton(u, moves), 0.0)
             u = u + step
-            if not bool(step.abs().max() > CLOSE):
+            moves = moves & _is_far(step)
+            if not bool(moves.any()):
                 break
         self._settle_dead(u, live, everything)
-        return [torch.exp(u[own]) for own in self.own]
+        return [torch.exp(u[:, own]) for own in self.own]
 
     def _live(self) -> Tensor:
-        """The units that have something on both sides, without those that have not: bool [V]."""
+        """The units that have something on both sides, without those that have not: bool [B, V]."""
         everything, live = self.squares, torch.ones_like(self.nothing, dtype=torch.bool)
         while True:
             self.squares = {n: m * self._product(n, live.double()) for n, m in everything.items()}
@@ -152,18 +111,19 @@ class _Balance:
         settled = settled.clone()
         for own, factor in zip(self.own, self.factors, strict=True):
             mine = torch.zeros_like(settled)
-            mine[own] = ~settled[own]
+            mine[:, own] = ~settled[:, own]
             if not bool(mine.any()):
                 continue
             known = settled.double()
             for part in factor.parts:
                 mask = self._product(part.block, known, leave_out=(part.end, own))
                 self.squares[part.block] = everything[part.block] * mask
-            names = {p.block for p in factor.parts}
+            names, moves = {p.block for p in factor.parts}, _all_rows(u)
             for _ in range(NEWTON_STEPS):
-                step = torch.where(mine, self._cycle(u, factor), 0.0)
+                step = torch.where(mine & moves, self._cycle(u, factor), 0.0)
                 u += step
-                if not bool(step.abs().max() > CLOSE):
+                moves = moves & _is_far(step)
+                if not bool(moves.any()):
                     break
             grows, shrinks = self._sides(u, names)
             settled |= mine & ((grows > 0) | (shrinks > 0))
@@ -171,19 +131,20 @@ class _Balance:
     def _product(
         self, name: str, values: Tensor, leave_out: tuple[End, slice] | None = None
     ) -> Tensor:
-        """Values [V] of all scales that a block takes, multiplied; all but one's, if asked."""
-        block, total = self.blocks[name], torch.ones((), dtype=torch.float64)
+        """Values [B, V] of all scales that a block takes, multiplied; all but one's, if asked."""
+        block, total = self.blocks[name], values.new_ones(())
         for part, at, on in self.terms[name]:
             inside = leave_out and leave_out[1].start <= int(at[0]) < leave_out[1].stop
             if not (inside and leave_out and part.end == leave_out[0]):
-                total = total * torch.where(on, spread_along(block, part.end, values[at]), 1.0)
+                spread = spread_along(block, part.end, values[:, at])
+                total = total * torch.where(on, spread, 1.0)
         return total
 
     def _exponent(self, name: str, u: Tensor) -> Tensor:
         """x(u) of one block, shaped to meet its squares."""
-        block, total = self.blocks[name], torch.zeros((), dtype=torch.float64)
+        block, total = self.blocks[name], u.new_zeros(())
         for part, at, on in self.terms[name]:
-            total = total + on * spread_along(block, part.end, part.exponent * u[at])
+            total = total + on * spread_along(block, part.end, part.exponent * u[:, at])
         return total
 
     def _scaled(self, u: Tensor, names: set[str]) -> dict[str, Tensor]:
@@ -191,26 +152,26 @@ class _Balance:
         return {n: self.squares[n] * torch.exp(2 * self._exponent(n, u)) for n in sorted(names)}
 
     def _gather(self, numbers: dict[str, Tensor], power: int) -> Tensor:
-        """For each scale [V], the sum of what takes it, times its exponent to a power."""
+        """For each scale [B, V], the sum of what takes it, times its exponent to a power."""
         total = self.nothing.clone()
         for name, values in numbers.items():
             for part, at, on in self.terms[name]:
                 sums = sum_along(self.blocks[name], part.end, values * on)
-                total.index_add_(0, at, float(part.exponent**power) * sums)
+                total.index_add_(1, at, float(part.exponent**power) * sums)
         return total
 
     def _sides(self, u: Tensor, names: set[str]) -> tuple[Tensor, Tensor]:
-        """Squares that grow with each scale, and those that shrink, times |exponent| [V]."""
+        """Squares that grow with each scale, and those that shrink, times |exponent| [B, V]."""
         grows, shrinks = self.nothing.clone(), self.nothing.clone()
         for name, values in self._scaled(u, names).items():
             for part, at, on in self.terms[name]:
                 side = grows if part.exponent > 0 else shrinks
                 sums = sum_along(self.blocks[name], part.end, values * on)
-                side.index_add_(0, at, abs(part.exponent) * sums)
+                side.index_add_(1, at, abs(part.exponent) * sums)
         return grows, shrinks
 
     def _cycle(self, u: Tensor, factor: Rescaling) -> Tensor:
-        """The step [V] to the minimum over one rescaling's scales, the others held.
+        """The step [B, V] to the minimum over one rescaling's scales, the others held.
 
         Exact where all exponents are 1 or -1 and no member meets another. Where only one side
         has numbers, the step to unit norm.
@@ -223,75 +184,56 @@ class _Balance:
         step = torch.log(shrinks_ / grows_) / (2 * width.clamp_min(1))
         return step * 0.5 if loops else step
 
-    def _newton(self, u: Tensor) -> Tensor:
-        """One damped Newton step [V], by conjugate gradients."""
+    def _newton(self, u: Tensor, rows: Tensor) -> Tensor:
+        """One damped Newton step [B, V] of some rows [B, 1], by conjugate gradients."""
         scaled = self._scaled(u, set(self.blocks))
 
         def curve(v: Tensor) -> Tensor:
             return 4 * self._gather({n: m * self._exponent(n, v) for n, m in scaled.items()}, 1)
 
         slope, diagonal = 2 * self._gather(scaled, 1), 4 * self._gather(scaled, 2)
-        step = _conjugate_gradients(curve, -slope, diagonal)
-        value, length = self._value(u), 1.0
-        while self._value(u + length * step) > value * (1 + 1e-12) and length > 1e-6:
-            length /= 2
-        return length * step
+        step = _conjugate_gradients(curve, -slope * rows, diagonal)
+        value, length = self._value(u), torch.ones_like(rows, dtype=u.dtype)
+        while True:
+            longer = self._value(u + length * step) > value * (1 + 1e-12)
+            longer &= rows & (length > 1e-6)
+            if not bool(longer.any()):
+                return length * step
+            length = torch.where(longer, length / 2, length)
 
-    def _value(self, u: Tensor) -> float:
-        return float(sum(m.sum() for m in self._scaled(u, set(self.blocks)).values()))
+    def _value(self, u: Tensor) -> Tensor:
+        """F(u) of each row, [B, 1]."""
+        parts = [m.flatten(1).sum(1) for m in self._scaled(u, set(self.blocks)).values()]
+        return torch.stack(parts).sum(0).unsqueeze(1)
+
+
+def _all_rows(u: Tensor) -> Tensor:
+    return torch.ones(len(u), 1, dtype=torch.bool, device=u.device)
+
+
+def _is_far(step: Tensor) -> Tensor:
+    """Which rows still move, bool [B, 1]; those with NaN do not."""
+    return (step.abs() > CLOSE).any(1, keepdim=True)
 
 
 def _conjugate_gradients(
     curve: Callable[[Tensor], Tensor], goal: Tensor, diagonal: Tensor
 ) -> Tensor:
-    """Solve curve(x) = goal for a positive semi-definite map, scaled by its diagonal."""
+    """Solve curve(x) = goal [B, V] for positive semi-definite maps, scaled by their diagonals."""
     safe = torch.where(diagonal > 0, diagonal, 1.0)
     x, rest = torch.zeros_like(goal), goal.clone()
     scaled = rest / safe
-    direction, power = scaled, rest @ scaled
+    direction, power = scaled, (rest * scaled).sum(1, keepdim=True)
     first = power
-    for _ in range(10 * len(goal) if len(goal) < 100 else 1000):
-        if not bool(power > 1e-30 * first):
+    size = goal.shape[1]
+    for _ in range(10 * size if size < 100 else 1000):
+        go = power > 1e-30 * first
+        if not bool(go.any()):
             break
         image = curve(direction)
-        length = power / (direction @ image)
+        length = torch.where(go, power / (direction * image).sum(1, keepdim=True), 0.0)
         x, rest = x + length * direction, rest - length * image
         scaled = rest / safe
-        power, before = rest @ scaled, power
-        direction = scaled + power / before * direction
+        power, before = torch.where(go, (rest * scaled).sum(1, keepdim=True), power), power
+        direction = torch.where(go, scaled + power / before * direction, direction)
     return x
-
-
-def _settle_signs(architecture: Architecture, theta: Tensor, factors: list[Rescaling]) -> None:
-    """Make the sum of cubes positive for each unit, in order of execution, in place.
-
-    A unit goes by the first of its blocks that has a sum; only numbers count that no other
-    sign, not settled yet, may still flip.
-    """
-    settled = {f: torch.zeros(f.size, dtype=torch.bool) for f in factors}
-    touching: dict[str, list[tuple[Rescaling, Part, Tensor]]] = {}
-    for factor in factors:
-        for part, block, _, members in parts_of(architecture, factor):
-            touching.setdefault(block.name, []).append((factor, part, members))
-    for factor in factors:
-        flip = torch.ones(factor.size, dtype=torch.float64)
-        for part, block, index, members in parts_of(architecture, factor):
-            on = chosen(block, part)
-            values = torch.nan_to_num(theta[index], 0.0, 0.0, 0.0)
-            for other, at, others in touching[block.name]:
-                if other is factor and at == part:
-                    continue
-                known = settled[other][others].double() * (other is not factor)
-                too = chosen(block, at)[on]
-                values = values * torch.where(too, spread_along(block, at.end, known), 1.0)
-            cubes = (values / values.abs().max().clamp_min(1e-300)) ** 3
-            sums = _by_member(factor, members, sum_along(block, part.end, cubes))
-            sizes = _by_member(factor, members, sum_along(block, part.end, cubes.abs()))
-            clear = ~settled[factor] & (sums.abs() > TIE * sizes)
-            flip = torch.where(clear, torch.sign(sums), flip)
-            settled[factor] |= clear
-        multiply(architecture, theta, factor, flip)
-
-
-def _by_member(factor: Rescaling, members: Tensor, sums: Tensor) -> Tensor:
-    return torch.zeros(factor.size, dtype=torch.float64).index_add(0, members, sums)

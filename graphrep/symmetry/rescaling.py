@@ -5,7 +5,8 @@ so do those of a tanh unit with s = -1. A `Rescaling` says which blocks are mult
 which power of s, one free s for each member of a unit group. This module knows how to
 apply them; which ones a network has is derived in `rescaling_derivation.py`.
 
-Letters in shapes: P length of theta, n members of a unit group, t targets, s sources, k features.
+Letters in shapes: P length of theta, n members of a unit group, t targets, s sources, k features;
+... is nothing for one network, or B for networks in rows.
 Sources: Neyshabur et al. 2015, arXiv:1506.02617 (ReLU); Kalogeropoulos et al. 2024,
 arXiv:2406.10685, proposition 4.1 (which activations allow which scales).
 """
@@ -95,6 +96,11 @@ class Rescalings(Sequence[Rescaling]):
                 f"'{architecture.name}' is {architecture.fingerprint}; derive them anew"
             )
 
+    def resized(self, architecture: Architecture) -> Rescalings:
+        """The same for a design that differs in the sizes of its unit groups alone."""
+        factors = tuple(replace(f, size=architecture.unit[f.units].size) for f in self.factors)
+        return replace(self, fingerprint=architecture.fingerprint, factors=factors)
+
     def to_json(self) -> str:
         """All of it as JSON; `from_json` is its inverse."""
         return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
@@ -160,7 +166,7 @@ def random_rescaling(
 # How scales meet numbers ------------------------------------------------------
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def places(architecture: Architecture) -> dict[str, tuple[Block, Tensor]]:
     """Blocks by name, and where their numbers stand in theta, shaped as `read_block` without B."""
     everything = torch.arange(architecture.num_parameters)
@@ -180,20 +186,22 @@ def members_of(architecture: Architecture, units: str, above: str) -> Tensor | N
 
 
 def spread_along(block: Block, end: End, values: Tensor) -> Tensor:
-    """A number a unit [n], to meet the block's numbers as `read_block` gives them, without B."""
+    """A number a unit [..., n], to meet the block's numbers as `read_block` gives them."""
     if end == "target":
-        return values.view(-1, *[1] * (1 if block.source is None else 2))
+        return values[(..., *[None] * (1 if block.source is None else 2))]
     assert block.target_axis is not None
-    rows = block.axes[block.target_axis].size // block.groups
-    return values.view(block.groups, -1).repeat_interleave(rows, 0).unsqueeze(-1)
+    grouped = values.unflatten(-1, (block.groups, -1))
+    if block.groups > 1:
+        rows = block.axes[block.target_axis].size // block.groups
+        grouped = grouped.repeat_interleave(rows, -2)
+    return grouped.unsqueeze(-1)
 
 
 def sum_along(block: Block, end: End, numbers: Tensor) -> Tensor:
-    """The block's numbers [t, s, k] or [t, k], summed for each unit of one end: [n]."""
+    """The block's numbers, [..., t, s, k] or [..., t, k], summed for each unit of one end."""
     if end == "target":
-        return numbers.flatten(1).sum(1)
-    grouped = numbers.reshape(block.groups, -1, *numbers.shape[1:])
-    return grouped.sum((1, 3)).flatten()
+        return numbers.sum(-1) if block.source is None else numbers.sum((-2, -1))
+    return numbers.unflatten(-3, (block.groups, -1)).sum((-3, -1)).flatten(-2)
 
 
 def end_units(block: Block, end: End) -> str:
@@ -248,16 +256,17 @@ def parts_of(
 
 
 def multiply(architecture: Architecture, theta: Tensor, factor: Rescaling, scale: Tensor) -> None:
-    """Apply one rescaling in place: theta float64 [P], scale [n]."""
+    """Apply one rescaling in place: theta float64 [..., P], scale [..., n]."""
     for part, block, index, members in parts_of(architecture, factor):
-        power = spread_along(block, part.end, scale[members] ** part.exponent)
+        power = spread_along(block, part.end, scale[..., members] ** part.exponent)
+        old = theta[..., index]
         if part.offset == 0:
-            theta[index] = theta[index] * power
+            theta[..., index] = old * power
             continue
-        old = theta[index]
         new = (old + part.offset) * power - part.offset
         # a scale of one leaves the very same number; rounding makes no variance negative
-        theta[index] = torch.where(power == 1, old, torch.where(old >= 0, new.clamp_min(0), new))
+        new = torch.where(old >= 0, new.clamp_min(0), new)
+        theta[..., index] = torch.where(power == 1, old, new)
 
 
 def admissible(
