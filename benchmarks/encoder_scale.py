@@ -37,12 +37,12 @@ from graphrep.graph import ParameterGraph
 from graphrep.model import WeightModel
 from graphrep.progress import show_progress
 from graphrep.settings import Settings
+from graphrep.tokens import token_grid
 from graphrep.zoo import NetworkConfig, build_network
 
 WIDTHS = (52, 123, 292, 692, 1640)
 LARGE = {"resnet18": "resnet-18", "gpt2": "gpt2"}  # designs of conversion_designs.py
 THREADS = {"gpt2": 2}
-POSITIONS = {"max_tokens": 1 << 17, "max_layers": 256, "max_rows": 1 << 12}
 
 
 def main(
@@ -60,13 +60,15 @@ def main(
         for encoder in encoders.split(",")
     ]
     here, rows = machine(), []
+    found: Row = {}
+    output.mkdir(parents=True, exist_ok=True)
     with show_progress("encoder scale", len(jobs)) as bar:
         for job in jobs:
             rows.append(with_floor(in_process(run, job, timeout_s=600), here))
+            about = {"exponents": exponents(rows), "figures": figures(rows)}
+            found = {"machine": here, "rows": rows, **about}
+            (output / "results.json").write_text(json.dumps(found, indent=1))
             bar()
-    found = {"machine": here, "rows": rows, "exponents": exponents(rows), "figures": figures(rows)}
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found) if as_json else tables(found))
 
 
@@ -91,7 +93,7 @@ def run(job: Row) -> Row:
     start = perf_counter()
     architecture = trace(module, inputs)
     traced_s = perf_counter() - start
-    model = weight_model(job)
+    model = weight_model(job, architecture)
     state = {k: v.detach() for k, v in module.state_dict().items()}
     embed = streamed(model, architecture, state) if job.get("streamed") else None
     if embed is None:
@@ -113,11 +115,14 @@ def subject(job: Row) -> tuple[nn.Module, Any]:
     return build_network(config, (1, 28, 28), 10).eval(), torch.randn(1, 1, 28, 28)
 
 
-def weight_model(job: Row) -> WeightModel:
-    """With an untrained encoder as conf/ has it, and positions for tokens of a large network."""
+def weight_model(job: Row, architecture: Architecture) -> WeightModel:
+    """With an untrained encoder as conf/ has it, and positions for as many tokens as there are."""
     config = Settings.load([f"encoder={job['encoder']}", *job["override"]]).model
     if isinstance(config.encoder, TokenEncoderConfig):
-        config = replace(config, encoder=replace(config.encoder, **POSITIONS))
+        position = token_grid(architecture, config.token_size).position
+        names = ("max_tokens", "max_layers", "max_rows")
+        most = {name: int(n) + 1 for name, n in zip(names, position.amax(0), strict=True)}
+        config = replace(config, encoder=replace(config.encoder, **most))
     return WeightModel(config).eval()
 
 

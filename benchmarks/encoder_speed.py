@@ -79,15 +79,16 @@ def main(
         for job in jobs_of(section, names, chosen)
     ]
     here, rows = machine(), stored(chosen) if "encoder" in sections else []
+    found: Row = {}
+    output.mkdir(parents=True, exist_ok=True)
     with show_progress("encoder speed", len(jobs)) as bar:
         for job in jobs:
             row = in_process(run, job)
             rows.append(with_floor(row, here, row.get("precision", "float32")))
+            compared = against_baselines(rows)
+            found = {"machine": here, "rows": compared, "figures": figures(compared)}
+            (output / "results.json").write_text(json.dumps(found, indent=1))
             bar()
-    rows = against_baselines(rows)
-    found = {"machine": here, "rows": rows, "figures": figures(rows)}
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found) if as_json else tables(found))
 
 

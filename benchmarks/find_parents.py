@@ -3,8 +3,9 @@
     python -m benchmarks.find_parents ZOO [--model NAME=PATH ...] [--steps 0] [--json FILE]
 
 Of each of some held-out models one trained checkpoint is the parent, and copies are made of
-it: permuted, noised, fine-tuned, pruned, quantised, and some of these together. Each copy is
-looked for among all checkpoints of the zoo, for each encoder and metric. Reported are the rank
+it: permuted, noised, fine-tuned, pruned, quantised, some of these together, rescaled (each unit
+by 0.2 to 5 or a sign, where its function allows that) and widened (a quarter of the units of each
+layer copied, a function-preserving wider network). Each copy is looked for among all checkpoints of the zoo, for each encoder and metric. Reported are the rank
 of the parent's model (by its nearest checkpoint, among models) and of the very checkpoint
 (among checkpoints): mean reciprocal rank and share at rank 1, with 95 % intervals over
 parents, and the median rank. Encoders are saved models, or new ones trained for --steps on
@@ -32,10 +33,13 @@ from torch import Tensor, nn
 from graphrep import ParameterGraph, Representation, Zoo, random_permutation
 from graphrep.embedding import embed_table
 from graphrep.evaluation.comparison import train_representation
-from graphrep.model import WeightModel
+from graphrep.model import ModelConfig, WeightModel
 from graphrep.neighbours import METRICS, Space
 from graphrep.settings import Settings
+from graphrep.symmetry import rescale, split_units
+from graphrep.symmetry.duplicates import can_merge
 from graphrep.tracking import Run
+from graphrep.training.rescalings import learn_rescalings
 from graphrep.zoo import Images
 from graphrep.zoo.classifiers.train import train_steps
 
@@ -72,6 +76,13 @@ def main(
         columns = [c for c in table if c not in population.properties]
         here = table[columns].to_numpy()
         embed_s = time.perf_counter() - started
+        learn_rescalings(representation.model, population)
+        for parent, wide in zip(rows, copies["widened"], strict=True):
+            known = representation.model.rescalings.get(
+                population.graphs[int(parent)].architecture.fingerprint
+            )
+            if known is not None:
+                representation.model.learn_rescalings([known.resized(wide.architecture)])
         embedded = {kind: np.asarray(representation.encode(g)) for kind, g in copies.items()}
         for metric in metrics.split(","):
             space = Space(metric, [here])
@@ -119,6 +130,8 @@ def make_copies(zoo: Zoo, rows: np.ndarray, seed: int) -> dict[str, Graphs]:
         "permuted, tuned 200": permute(tuned[200], seed + 2),
         "permuted, pruned 50 %": [each(g, partial(prune, share=0.5)) for g in permuted],
         "permuted, 4 bit": [each(g, partial(quantise, bits=4)) for g in permuted],
+        "rescaled": rescaled(zoo, rows, seed),
+        "widened": widened(graphs, seed),
     }
 
 
@@ -126,6 +139,39 @@ def permute(graphs: Sequence[ParameterGraph], seed: int) -> Graphs:
     """Hidden units in another order: the same function."""
     generator = torch.Generator().manual_seed(seed)
     return [g.permute(random_permutation(g.architecture, generator)) for g in graphs]
+
+
+def rescaled(zoo: Zoo, rows: np.ndarray, seed: int) -> Graphs:
+    """Each unit multiplied by a number from 1/5 to 5 or a sign that cancels: the same function.
+
+    Where an architecture has no rescaling (GELU, tanh before max pooling) a copy is its parent.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    known = learn_rescalings(WeightModel(ModelConfig(canonical=True)), zoo).rescalings
+    result = []
+    for row in rows:
+        graph = zoo.graphs[int(row)]
+        scales = {}
+        for factor in known[graph.architecture.fingerprint]:
+            drawn = 2 * torch.rand(factor.size, generator=generator, dtype=torch.float64) - 1
+            positive = factor.kind == "positive"
+            scales[factor] = 5**drawn if positive else torch.where(drawn < 0, -1.0, 1.0).double()
+        result.append(rescale(graph, scales))
+    return result
+
+
+def widened(graphs: Sequence[ParameterGraph], seed: int) -> Graphs:
+    """A quarter of the units of each group copied, shares of what goes out drawn: no new function."""
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for graph in graphs:
+        units = [graph.architecture.unit[name] for name in can_merge(graph.architecture)]
+        copies = {
+            u.name: torch.randperm(u.size, generator=generator)[: max(1, u.size // 4)]
+            for u in units
+        }
+        result.append(split_units(graph, copies, generator))
+    return result
 
 
 def noise(graphs: Sequence[ParameterGraph], share: float, seed: int) -> Graphs:
@@ -213,8 +259,8 @@ def representations(
         )
         if steps == 0:
             torch.manual_seed(seed)
-            model = WeightModel(settings.model)
-            model.scaling.fit((g.architecture, g.theta) for g in zoo.split("train").groups())
+            model = learn_rescalings(WeightModel(settings.model), zoo)
+            model.fit_scaling((g.architecture, g.theta) for g in zoo.split("train").groups())
             result[f"{encoder}, untrained"] = Representation(model)
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
         interpolate as interpolate,
         loss_barrier as loss_barrier,
         merge as merge,
+        merge_copies as merge_copies,
         random_permutation as random_permutation,
         random_rescaling as random_rescaling,
         rescale as rescale,
         reset_statistics as reset_statistics,
+        split_units as split_units,
     )
     from .zoo import Zoo as Zoo
 
@@ -49,11 +51,13 @@ _HOMES = {
     "load_graph": ".loading",
     "loss_barrier": ".symmetry",
     "merge": ".symmetry",
+    "merge_copies": ".symmetry",
     "nearest": ".neighbours",
     "random_permutation": ".symmetry",
     "random_rescaling": ".symmetry",
     "rescale": ".symmetry",
     "reset_statistics": ".symmetry",
+    "split_units": ".symmetry",
     "to_graph": ".graph",
 }
 

@@ -59,7 +59,11 @@ class TokenEncoderConfig:
 
 
 class TokenEncoder(Encoder):
-    """Tokens of any network within the learned positions -> latents, and their mean."""
+    """Tokens of any network within the learned positions -> latents, and their mean.
+
+    Neither depends on the company in the batch, nor on padding: to 1e-9 of the spread between
+    networks in float64, to 1e-5 in float32.
+    """
 
     def __init__(self, config: TokenEncoderConfig, token_size: int, latent_dim: int) -> None:
         super().__init__()

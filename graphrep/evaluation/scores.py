@@ -154,5 +154,6 @@ def kendall_tau(true: np.ndarray, predicted: np.ndarray) -> float:
 
     if len(true) < 2 or np.ptp(true) == 0 or np.ptp(predicted) == 0:
         return float("nan")
-    method = "asymptotic" if len(true) > 2 else "exact"  # the quick one divides by n - 2
-    return float(kendalltau(true, predicted, method=method).statistic)
+    if len(true) == 2:  # the quick method divides by n - 2
+        return float(kendalltau(true, predicted).statistic)
+    return float(kendalltau(true, predicted, method="asymptotic").statistic)
