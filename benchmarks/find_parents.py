@@ -4,12 +4,13 @@
 
 Of each of some held-out models one trained checkpoint is the parent, and copies are made of
 it: permuted, noised, fine-tuned, pruned, quantised, some of these together, rescaled (each unit
-by 0.2 to 5 or a sign, where its function allows that) and widened (a quarter of the units of each
-layer copied, a function-preserving wider network). Each copy is looked for among all checkpoints of the zoo, for each encoder and metric. Reported are the rank
-of the parent's model (by its nearest checkpoint, among models) and of the very checkpoint
-(among checkpoints): mean reciprocal rank and share at rank 1, with 95 % intervals over
-parents, and the median rank. Encoders are saved models, or new ones trained for --steps on
-the zoo's training split (0: the weights' scale is fitted, nothing else is learned).
+by 0.2 to 5 or a sign, where its function allows that) and widened (a quarter of the units of
+each layer copied, with shares of what goes out, which computes the same). Each copy is looked
+for among all checkpoints of the zoo, for each encoder and metric. Reported are the rank of the
+parent's model (by its nearest checkpoint, among models) and of the very checkpoint (among
+checkpoints): mean reciprocal rank and share at rank 1, with 95 % intervals over parents, and
+the median rank. Encoders are saved models, or new ones trained for --steps on the zoo's
+training split (0: the weights' scale is fitted, nothing else is learned).
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def rescaled(zoo: Zoo, rows: np.ndarray, seed: int) -> Graphs:
 
 
 def widened(graphs: Sequence[ParameterGraph], seed: int) -> Graphs:
-    """A quarter of the units of each group copied, shares of what goes out drawn: no new function."""
+    """A quarter of the units of each group copied, with shares of what goes out."""
     generator = torch.Generator().manual_seed(seed)
     result = []
     for graph in graphs:

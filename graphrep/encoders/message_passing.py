@@ -140,19 +140,28 @@ def exchange(
         return came, went
     rows = max(1, CHUNK // max(1, B * s * E))
     large = torch.is_grad_enabled() and B * t * s * E > KEEP
+    parts = [slice(start, start + rows) for start in range(0, max(1, t), rows)]
+    if len(parts) == 1:
+        came, went = _exchange_rows(numbers, seen, functions, target, source)
+        return came.transpose(1, 2), went.transpose(1, 2)
     incoming, outgoing = [], None
-    for start in range(0, max(1, t), rows):
-        part = slice(start, start + rows)
+    kept = None if torch.is_grad_enabled() else numbers.new_empty(B, E, t, target.values.shape[-1])
+    for part in parts:
         chosen = None if seen is None else seen[:, part]
         inputs = (numbers[:, part], chosen, functions, Said(*(x[:, part] for x in target)), source)
         if large:
             came, went = checkpoint(_exchange_rows, *inputs, use_reentrant=False)
         else:
             came, went = _exchange_rows(*inputs)
-        incoming.append(came)
-        outgoing = went if outgoing is None else outgoing + went
+        if kept is None:
+            incoming.append(came)
+            outgoing = went if outgoing is None else outgoing + went
+        else:  # in place: small results between large temporaries would tear up the heap
+            kept[:, :, part] = came
+            outgoing = went if outgoing is None else outgoing.add_(went)
     assert outgoing is not None
-    return torch.cat(incoming, 2).transpose(1, 2), outgoing.transpose(1, 2)
+    found = torch.cat(incoming, 2) if kept is None else kept
+    return found.transpose(1, 2), outgoing.transpose(1, 2)
 
 
 def _exchange_rows(
