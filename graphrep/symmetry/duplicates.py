@@ -101,11 +101,11 @@ def split_units(
     """
     graph.require_values("split_units")
     a = graph.architecture
-    for name, members in copies.items():
+    for name, chosen in copies.items():
         if name not in can_merge(a):
             known = ", ".join(can_merge(a)) or "none"
             raise ValueError(f"units '{name}' of '{a.name}' cannot be split; can be: {known}")
-        if len(members) and not 0 <= int(members.min()) <= int(members.max()) < a.unit[name].size:
+        if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < a.unit[name].size:
             raise ValueError(f"copies of '{name}' must lie in [0, {a.unit[name].size})")
     members = {n: torch.cat([torch.arange(a.unit[n].size), m]) for n, m in copies.items()}
     wider, index = resize(a, members)

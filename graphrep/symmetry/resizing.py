@@ -36,7 +36,7 @@ def resize(
     axes: dict[Axis, _Axis] = {}
     for block in architecture.blocks:
         for axis, span in enumerate(block.axes):
-            if span.units in members:
+            if span.units is not None and span.units in members:
                 key = block.tensor, axis
                 if key not in axes:
                     axes[key] = _Axis(architecture.tensor[block.tensor].shape[axis])
