@@ -38,7 +38,7 @@ from graphrep.model import ModelConfig, WeightModel
 from graphrep.neighbours import METRICS, Space
 from graphrep.settings import Settings
 from graphrep.symmetry import rescale, split_units
-from graphrep.symmetry.duplicates import can_merge
+from graphrep.symmetry.copies import can_merge
 from graphrep.tracking import Run
 from graphrep.training.rescalings import learn_rescalings
 from graphrep.zoo import Images

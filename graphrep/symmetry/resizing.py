@@ -28,7 +28,7 @@ def resize(
     Args:
         members: The old member that each new one is, int64 [n'], by unit group. Those that are
             named again go behind the others. No group may sit within or hold another, and its
-            blocks lie along plain axes without groups (see `duplicates.can_merge`).
+            blocks lie along plain axes without groups (see `copies.can_merge`).
 
     Returns:
         The architecture, and for each number of its theta the place in the old one, int64 [P'].

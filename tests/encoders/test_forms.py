@@ -20,7 +20,7 @@ from graphrep.symmetry import (
     rescale,
     split_units,
 )
-from graphrep.symmetry.duplicates import can_merge
+from graphrep.symmetry.copies import can_merge
 from graphrep.training import (
     Networks,
     SelfSupervisedConfig,

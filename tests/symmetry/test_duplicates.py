@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import graphrep
 from graphrep.graph import ParameterGraph
 from graphrep.symmetry import merge_copies, split_units
-from graphrep.symmetry.duplicates import can_merge, first_copies, merge_rows
+from graphrep.symmetry.copies import can_merge, first_copies
+from graphrep.symmetry.duplicates import merge_rows
 
 from ..architectures import CASES, Case, mlp
 from ..encoding import architecture_of, networks
