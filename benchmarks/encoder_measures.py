@@ -5,8 +5,6 @@ Knows how to measure; knows no encoder.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import platform
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from process_memory import memory
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -55,20 +54,6 @@ def _answer(function: Callable[[Row], Row], job: Row, pipe: Connection) -> None:
         pipe.send({"failed": f"{type(error).__name__}: {error}"[:200]})
 
 
-def memory(reset: bool = False) -> tuple[float, float]:
-    """MB of this process: now, and at most since the last reset (or since its start)."""
-    if reset:
-        gc.collect()
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory would hide what is taken
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    found = {line[0]: float(line[1]) * 1024 / MB for line in lines if line[0].startswith("Vm")}
-    return found["VmRSS:"], found["VmHWM:"]
-
-
 def measure(function: Callable[[], Any], repeats: int, seconds: float = 20) -> Row:
     """Median milliseconds of processor and wall, and the peak above what was there before.
 
@@ -89,7 +74,7 @@ def measure(function: Callable[[], Any], repeats: int, seconds: float = 20) -> R
         "wall_ms": 1e3 * median(wall[1:]),
         "first_ms": 1e3 * wall[0],
         "repeats": len(wall) - 1,
-        "peak_mb": memory()[1] - base,
+        "peak_mb": (memory()[1] - base) / MB,
     }
 
 

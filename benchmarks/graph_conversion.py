@@ -11,8 +11,6 @@ more. Writes a CSV a section and graph_conversion.md. A design may take 12 GB an
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import platform
 import resource
@@ -30,6 +28,7 @@ import pandas as pd
 import typer
 from conversion_designs import DESIGNS, build
 from conversion_tables import report
+from process_memory import memory
 
 from graphrep.progress import show_progress
 
@@ -98,20 +97,6 @@ def _work(job: str, quick: bool) -> None:
     print(json.dumps([{"section": section, **row} for row in rows]))
 
 
-def _memory(reset: bool = False) -> tuple[float, float]:
-    """Bytes of this process: now, and at most since the last reset (or since its start)."""
-    if reset:
-        gc.collect()
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed memory would hide what is taken
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    found = {line[0]: float(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
-    return found["VmRSS:"], found["VmHWM:"]
-
-
 def trace_design(name: str) -> list[dict[str, Any]]:
     """Tracing, checking and copying values in a fresh process; peaks are above the weights."""
     from graphrep.architecture.trace import trace
@@ -120,10 +105,10 @@ def trace_design(name: str) -> list[dict[str, Any]]:
 
     module, inputs = build(name)
     rows: list[dict[str, Any]] = []
-    base, _ = _memory(reset=True)
+    base, _ = memory(reset=True)
 
     def step(quantity: str, function: Callable[[], Any]) -> Any:
-        _memory(reset=True)
+        memory(reset=True)
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             result = function()
@@ -131,7 +116,7 @@ def trace_design(name: str) -> list[dict[str, Any]]:
             rows.append({"subject": name, "quantity": "failed", "note": f"{quantity}: {error}"})
             return None
         row = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-        peak_mb = (_memory()[1] - base) / MB
+        peak_mb = (memory()[1] - base) / MB
         rows.append({"subject": name, "quantity": quantity, **row, "peak_mb": peak_mb})
         return result
 

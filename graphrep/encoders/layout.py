@@ -50,10 +50,6 @@ class Layout:
     num_incoming: dict[str, int]  # blocks that read into each group
     num_outgoing: dict[str, int]
 
-    @property
-    def num_units(self) -> int:
-        return len(self.kind)
-
 
 @lru_cache(maxsize=1024)
 def layout_of(architecture: Architecture) -> Layout:
