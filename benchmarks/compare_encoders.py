@@ -75,6 +75,7 @@ def main(
     )
     sources = [(path,) for path in zoos] if alone else []
     sources += [tuple(zoos)] if joint and len(zoos) > 1 else []
+    still = [path for path in zoos if not _tells_modules(opened[path])]
     cells = []
     for division in _list(splits):
         for source in sources:
@@ -83,6 +84,8 @@ def main(
             for seed in map(int, _list(seeds)):
                 for method in chosen:
                     if seed != int(_list(seeds)[0]) and not method.seeded:
+                        continue
+                    if method.runs_networks and any(map(still.__contains__, source)):
                         continue
                     targets = tuple(zoos) if transfer and division == ZOO else source
                     num = end_to_end_steps if method.mode == "end_to_end" else steps
@@ -124,6 +127,16 @@ def _applies(zoo: Zoo, division: str, max_models: int) -> bool:
         divide(first_models(zoo, max_models) if max_models else zoo, division)
     except ValueError as error:
         print(f"{zoo.name}: left out of '{division}' ({error})")
+        return False
+    return True
+
+
+def _tells_modules(zoo: Zoo) -> bool:
+    """Whether a zoo's networks can be run: one of bare weights is left out of what runs them."""
+    try:
+        zoo.network(0)
+    except ValueError as error:
+        print(f"{zoo.name}: left out of methods that run networks ({error})")
         return False
     return True
 

@@ -173,7 +173,7 @@ class Embedder:
         self.networks = opener()
 
     def __call__(self, part: range, count: Callable[[int], None] = lambda num: None) -> Embedded:
-        embedding_dim = self.representation.model.encoder.embedding_dim
+        embedding_dim = self.representation.model.embedding_dim
         values = np.full((len(part), embedding_dim), np.nan, np.float32)
         reasons: dict[int, str] = {}
         with single_thread():

@@ -28,7 +28,7 @@ def embed_networks(
     show_progress: bool = False,
 ) -> Tensor:
     """Embeddings float32 [N, D] on the CPU, in the order of the networks."""
-    result = torch.empty(len(networks), model.encoder.embedding_dim)
+    result = torch.empty(len(networks), model.embedding_dim)
     batches = _batches(networks, batch_size)
     if show_progress:
         from rich.progress import track

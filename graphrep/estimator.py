@@ -148,7 +148,7 @@ class NetworkEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     @property
     def _n_features_out(self) -> int:
-        return self.representation_.model.encoder.embedding_dim
+        return self.representation_.model.embedding_dim
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -38,10 +38,13 @@ class ModelConfig:
     halo: int = 32  # tokens of context either side of a decoded window, dropped on stitching
     canonical: bool = False  # encode and decode the canonical form among rescaled copies
     merge_duplicates: bool = False  # the model embedding reads one unit for all copies of it
+    readout_dim: int = 0  # numbers that a perceptron adds to the model embedding; 0 for none
 
     def __post_init__(self) -> None:
         if self.window <= 2 * self.halo:
             raise ValueError(f"window must exceed twice the halo ({self.halo}), got {self.window}")
+        if self.readout_dim < 0:
+            raise ValueError(f"readout_dim must be 0 or more, got {self.readout_dim}")
 
 
 class WeightModel(nn.Module):
@@ -60,6 +63,12 @@ class WeightModel(nn.Module):
         self.scaling = Scaling()
         self.encoder = build_encoder(config.encoder, config.token_size, config.latent_dim)
         self.decoder = TokenDecoder(config.decoder, config.token_size, config.latent_dim)
+        self.readout: nn.Sequential | None = None
+        if config.readout_dim:
+            D, R = self.encoder.embedding_dim, config.readout_dim
+            self.readout = nn.Sequential(
+                *(nn.LayerNorm(D), nn.Linear(D, R), nn.GELU()), *(nn.Linear(R, R), nn.GELU())
+            )
         self.rescalings: dict[str, Rescalings] = {}  # by fingerprint of the architecture
 
     def learn_rescalings(self, found: Iterable[Rescalings]) -> WeightModel:
@@ -108,6 +117,18 @@ class WeightModel(nn.Module):
             known = known.resized(architecture)
         return canonical_rows(theta, architecture, known)
 
+    @property
+    def embedding_dim(self) -> int:
+        """D of a model embedding: the encoder's numbers, then the readout's."""
+        return self.encoder.embedding_dim + self.config.readout_dim
+
+    def embed(self, batch: Batch) -> Embedding:
+        """What the encoder says of a batch, with the readout's numbers last."""
+        found: Embedding = self.encoder(batch)
+        if self.readout is None:
+            return found
+        return replace(found, model=torch.cat([found.model, self.readout(found.model)], 1))
+
     def encode(
         self, theta: Tensor, architecture: Architecture, *, tokens: bool = True
     ) -> Embedding:
@@ -117,10 +138,10 @@ class WeightModel(nn.Module):
         """
         size = self.config.token_size
         values = self.values(theta, architecture)
-        found: Embedding = self.encoder(Batch(architecture, values, size, tokens=tokens))
+        found = self.embed(Batch(architecture, values, size, tokens=tokens))
         for part in merge_rows(theta, architecture) if self.config.merge_duplicates else ():
             values = self.values(part.theta, part.architecture, architecture)
-            own = self.encoder(Batch(part.architecture, values, size, tokens=False)).model
+            own = self.embed(Batch(part.architecture, values, size, tokens=False)).model
             rows = part.rows.to(own.device)
             found = replace(found, model=found.model.index_copy(0, rows, own))
         return found
@@ -148,7 +169,7 @@ class WeightModel(nn.Module):
                 "model.canonical and model.merge_duplicates need all of a network's numbers at "
                 "once; encode it whole, or take a model without them"
             )
-        return self.encoder(stream(architecture, tensor, self.scaling, self.config.token_size))
+        return self.embed(stream(architecture, tensor, self.scaling, self.config.token_size))
 
     def decode(self, latents: Tensor, architecture: Architecture) -> Tensor:
         """Token latents [B, T, Z] to theta [B, P], in windows with a halo of context."""
@@ -168,9 +189,8 @@ class WeightModel(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers of encoder and decoder."""
-        trained = [*self.encoder.parameters(), *self.decoder.parameters()]
-        return sum(p.numel() for p in trained)
+        """Trainable numbers of encoder, readout and decoder."""
+        return sum(p.numel() for p in self.parameters())
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,7 @@ class PropertyPredictor:
         write_whole(place / _TENSORS, lambda path: save_file(tensors, path, {"format": "pt"}))
         description = {
             "format": FORMAT,
-            "embedding_dim": self.representation.model.encoder.embedding_dim,
+            "embedding_dim": self.representation.model.embedding_dim,
             "head": asdict(self.head.config),
             "targets": [asdict(target) for target in self.head.targets],
             "sha256": {name: sha256(place / name) for name in (_TENSORS, _MODEL)},

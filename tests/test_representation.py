@@ -50,7 +50,7 @@ def representation(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Repres
 def test_embeddings_come_in_the_order_given(representation: Representation, zoo: Zoo) -> None:
     graphs = list(zoo.graphs)
     together = representation.encode(graphs, batch_size=3)
-    assert together.shape == (len(graphs), representation.model.encoder.embedding_dim)
+    assert together.shape == (len(graphs), representation.model.embedding_dim)
     backwards = representation.encode(graphs[::-1])
     assert np.allclose(together, backwards[::-1], atol=1e-4)
     assert not np.allclose(together, backwards, atol=1e-2)

@@ -22,7 +22,7 @@ class Spoiled(SelfSupervised):
     """Not finite on one network, in its loss or in the gradient alone."""
 
     def __init__(self, model: WeightModel, *, gradient: bool = False) -> None:
-        super().__init__(OBJECTIVE, model.encoder.embedding_dim)
+        super().__init__(OBJECTIVE, model.embedding_dim)
         self.gradient = gradient
 
     def losses(

@@ -118,7 +118,7 @@ class Dropping(Objective):
         super().__init__()
         self.config = OBJECTIVE
         self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(model.encoder.embedding_dim, 1)
+        self.head = nn.Linear(model.embedding_dim, 1)
 
     def losses(
         self, model: WeightModel, rows: Rows, generator: torch.Generator

@@ -43,6 +43,11 @@ class Method:
         return self.trained
 
     @property
+    def runs_networks(self) -> bool:
+        """Whether training runs the networks, for which a zoo must tell their modules."""
+        return "objective=responses" in self.overrides
+
+    @property
     def label(self) -> str:
         """Short, for tables and figures."""
         added = {"untrained": ", untrained", "end_to_end": ", end to end", "boosting": ", boosting"}
@@ -51,15 +56,24 @@ class Method:
 
 def _encoder(name: str, objective: str, *more: str) -> tuple[Method, ...]:
     own = (f"encoder={name}", *more)
-    learned = (*own, f"objective={objective}")
     return (
-        Method(name=name, mode="self_supervised", overrides=learned),
-        Method(name=name, mode="untrained", overrides=learned),
+        Method(name=name, mode="self_supervised", overrides=(*own, f"objective={objective}")),
+        Method(name=name, mode="untrained", overrides=own),
         Method(
             name=name,
             mode="end_to_end",
             overrides=(*own, "objective=property", "training=end_to_end"),
         ),
+    )
+
+
+def _responses(encoder: str, *more: str) -> Method:
+    """Trained on what networks answer to unlabelled queries: no labels, but images and modules."""
+    return Method(
+        name=f"{encoder}_responses",
+        mode="self_supervised",
+        overrides=(f"encoder={encoder}", *more, "objective=responses"),
+        family="responses",
     )
 
 
@@ -81,12 +95,16 @@ def _floor(name: str, encoder: str = "", family: str = "") -> tuple[Method, ...]
     return tuple(found)
 
 
+WIDE = "model.latent_dim=128"  # a token's latent, as in SANE
 METHODS: tuple[Method, ...] = (
     *_encoder("graph", "blocks"),
-    *_encoder("token", "sane", "model.latent_dim=128"),  # as wide as the paper's
+    _responses("graph"),
+    *_encoder("token", "sane", WIDE),
+    _responses("token", WIDE),
     *map(_hyperrep, ("e_d", "e_c", "e_cd", "e_c_plus_d")),
     *(m for m in _encoder("hyperrep", "e_d") if m.mode != "self_supervised"),
     *_encoder("pna", "masked"),
+    _responses("pna"),
     *_floor("statistics_plain", family="statistics"),
     *_floor("statistics_asinh", "statistics", family="statistics"),
     *_floor("raw", "raw"),

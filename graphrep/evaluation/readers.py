@@ -134,7 +134,7 @@ def untrained_reader(sources: Sequence[Zoo], setup: Setup, max_slots: int) -> Re
 
 def embed_zoo(model: WeightModel, zoo: Zoo) -> np.ndarray:
     """Embeddings of all networks of a zoo, float32 [N, D]."""
-    found = np.zeros((len(zoo), model.encoder.embedding_dim), np.float32)
+    found = np.zeros((len(zoo), model.embedding_dim), np.float32)
     with torch.no_grad():
         for group in zoo.groups():
             for places in torch.arange(len(group.rows)).split(PART):
@@ -196,5 +196,5 @@ def _on_properties(
 def _size(model: WeightModel) -> dict[str, Any]:
     return {
         "num_parameters": sum(p.numel() for p in model.encoder.parameters()),
-        "embedding_dim": model.encoder.embedding_dim,
+        "embedding_dim": model.embedding_dim,
     }

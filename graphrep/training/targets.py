@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..architecture import Architecture
+from ..scaling import Thetas
 from ..zoo import Zoo
 from .networks import Networks
 from .objectives import (
@@ -21,10 +23,12 @@ from .objectives import (
     Context,
     ObjectiveConfig,
     PropertyConfig,
+    ResponsesConfig,
     TrajectoryConfig,
 )
 from .objectives.property_head import Target, fit_category, fit_target, numbers_of
 from .queries import behaviours_of
+from .responses import Responses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +45,9 @@ def networks_of(zoos: Zoo | Sequence[Zoo], split: str, config: ObjectiveConfig) 
     """
     listed = _listed(zoos)
     targets = targets_of(listed, config)
+    answers = responses_of(listed, config)
     found = []
-    for zoo in listed:
+    for number, zoo in enumerate(listed):
         part = zoo.split(split)
         table = part.properties
         columns = None
@@ -53,6 +58,8 @@ def networks_of(zoos: Zoo | Sequence[Zoo], split: str, config: ObjectiveConfig) 
             successor = None
             if isinstance(config, TrajectoryConfig):
                 successor, own = successors_of(table.iloc[group.rows.numpy()])
+            if answers:
+                own = _side_by_side(answers, number, group.theta, group.architecture)
             found.append(Networks(group.architecture, group.theta, own, successor, zoo.name))
     return found
 
@@ -69,6 +76,8 @@ def context_of(zoos: Zoo | Sequence[Zoo], config: ObjectiveConfig) -> Context:
             return Context(targets=targets_of(listed, config))
         case BehaviourConfig():
             return Context(behaviours=behaviours_of(listed, config.num_queries))
+        case ResponsesConfig():
+            return Context(num_responses=sum(map(len, responses_of(listed, config))))
         case _:
             return Context()
 
@@ -96,6 +105,29 @@ def targets_of(zoos: Sequence[Zoo], config: ObjectiveConfig) -> tuple[Target, ..
         found.append(fit_target(name, _numbers(whole[name], name), log=log))
     found += [fit_category(name, _labels(whole[name])) for name in config.categories]
     return tuple(found)
+
+
+def responses_of(zoos: Sequence[Zoo], config: ObjectiveConfig) -> list[Responses]:
+    """How the networks of each zoo are asked, fitted on its training split.
+
+    Raises:
+        ValueError: a zoo whose networks cannot be run.
+    """
+    if not isinstance(config, ResponsesConfig):
+        return []
+    return [Responses.fit(zoo, config.num_queries) for zoo in zoos]
+
+
+def _side_by_side(
+    answers: Sequence[Responses], number: int, theta: Thetas, architecture: Architecture
+) -> Tensor:
+    """What networks of one zoo answer among the columns of all, NaN in the others', [M, K]."""
+    own = answers[number].read(theta, architecture)
+    parts = [
+        own if i == number else own.new_full((len(own), len(other)), float("nan"))
+        for i, other in enumerate(answers)
+    ]
+    return torch.cat(parts, 1)
 
 
 def successors_of(table: pd.DataFrame) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,10 @@ from .behaviour import (
 from .context import Behaviour as Behaviour, Context as Context
 from .property import PropertyConfig as PropertyConfig, PropertyPrediction as PropertyPrediction
 from .property_head import HeadConfig as HeadConfig
+from .responses import (
+    ResponsePrediction as ResponsePrediction,
+    ResponsesConfig as ResponsesConfig,
+)
 from .self_supervised import (
     SelfSupervised as SelfSupervised,
     SelfSupervisedConfig as SelfSupervisedConfig,
@@ -18,12 +22,15 @@ from .self_supervised import (
 from .trajectory import Trajectory as Trajectory, TrajectoryConfig as TrajectoryConfig
 from .views import ViewConfig as ViewConfig
 
-ObjectiveConfig = SelfSupervisedConfig | PropertyConfig | BehaviourConfig | TrajectoryConfig
+ObjectiveConfig = (
+    SelfSupervisedConfig | PropertyConfig | BehaviourConfig | TrajectoryConfig | ResponsesConfig
+)
 OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
     "self_supervised": SelfSupervisedConfig,
     "property": PropertyConfig,
     "behaviour": BehaviourConfig,
     "trajectory": TrajectoryConfig,
+    "responses": ResponsesConfig,
 }
 
 
@@ -39,10 +46,12 @@ def build_objective(
     known = context or Context()
     match config:
         case SelfSupervisedConfig():
-            return SelfSupervised(config, model.encoder.embedding_dim)
+            return SelfSupervised(config, model.embedding_dim)
         case PropertyConfig():
             return PropertyPrediction(config, known.targets, model)
         case BehaviourConfig():
             return BehaviourReconstruction(config, known.behaviours)
         case TrajectoryConfig():
             return Trajectory(config, model)
+        case ResponsesConfig():
+            return ResponsePrediction(config, known.num_responses, model)

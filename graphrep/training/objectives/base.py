@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...encoders import Batch
 from ...model import WeightModel
 from ..networks import Rows
+from .views import ViewConfig, make_view
 
 
 class Objective(nn.Module):
@@ -26,6 +27,19 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """Scalars by name; `loss` is what is minimised, a mean over the networks in `rows`."""
         raise NotImplementedError
+
+
+def changed_batch(
+    model: WeightModel, rows: Rows, config: ViewConfig, generator: torch.Generator
+) -> Batch:
+    """The networks as a view shows them, without tokens; drawn anew every time."""
+    if not (config.permute or config.noise or config.mask_ratio or config.erase):
+        return plain_batch(model, rows)
+    size = model.config.token_size
+    view = make_view(rows.theta, rows.architecture, model.values, config, size, generator)
+    hides = config.mask_ratio or config.erase  # all seen is what encoders know best
+    visible = view.visible if hides else None
+    return Batch(rows.architecture, view.values, size, visible, tokens=False)
 
 
 def plain_batch(model: WeightModel, rows: Rows, *, tokens: bool = False) -> Batch:

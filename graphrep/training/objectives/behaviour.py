@@ -71,7 +71,7 @@ class BehaviourReconstruction(Objective):
         config, a, size = self.config, rows.architecture, model.config.token_size
         view = make_view(rows.theta, a, model.values, config.views, size, generator)
         visible = view.visible if config.views.mask_ratio or config.views.erase else None
-        embedding = model.encoder(Batch(a, view.values, size, visible))
+        embedding = model.embed(Batch(a, view.values, size, visible))
         theta = model.decode(embedding.tokens, a)
         found = model.scaling(theta, a)
         weights = (found - view.target).square().mean()

@@ -33,7 +33,11 @@ class Behaviour:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """`targets` a column of `Rows.targets` each; `behaviours` by fingerprint."""
+    """`targets` a column of `Rows.targets` each; `behaviours` by fingerprint.
+
+    `num_responses` are the columns of what networks answer, those of several zoos side by side.
+    """
 
     targets: tuple[Target, ...] = ()
     behaviours: Mapping[str, Behaviour] = field(default_factory=dict)
+    num_responses: int = 0

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...encoders import Batch
 from ...model import WeightModel
 from ..networks import Rows
-from .base import Objective, plain_batch
+from .base import Objective, changed_batch
 from .property_head import HeadConfig, PropertyHead, Target
-from .views import ViewConfig, make_view
+from .views import ViewConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +64,11 @@ class PropertyPrediction(Objective):
     ) -> None:
         super().__init__()
         self.config = config
-        self.head = PropertyHead(config.head, targets, model.encoder.embedding_dim)
+        self.head = PropertyHead(config.head, targets, model.embedding_dim)
         permute = config.permute
         if permute is None:
             permute = not model.encoder.invariant
         self.view = config.view(permute=permute)
-        self.changed = bool(permute or config.noise or config.mask_ratio)
 
     def losses(
         self, model: WeightModel, rows: Rows, generator: torch.Generator
@@ -81,7 +79,7 @@ class PropertyPrediction(Objective):
                 "graphrep.training.targets.networks_of"
             )
         if self.training:
-            embedding = model.encoder(self._batch(model, rows, generator)).model
+            embedding = model.embed(changed_batch(model, rows, self.view, generator)).model
             outputs = self.head(embedding, generator)
         else:
             outputs = self.head(_embed(model, rows))
@@ -93,14 +91,6 @@ class PropertyPrediction(Objective):
     def predict(self, model: WeightModel, rows: Rows) -> Tensor:
         """Natural units, [B, O] as `head.columns` names them; of categories probabilities."""
         return self.head.natural(self.head(_embed(model, rows)))
-
-    def _batch(self, model: WeightModel, rows: Rows, generator: torch.Generator) -> Batch:
-        if not self.changed:
-            return plain_batch(model, rows)
-        size, config = model.config.token_size, self.view
-        view = make_view(rows.theta, rows.architecture, model.values, config, size, generator)
-        visible = view.visible if config.mask_ratio else None  # all seen is what encoders know best
-        return Batch(rows.architecture, view.values, size, visible, tokens=False)
 
 
 def _embed(model: WeightModel, rows: Rows) -> Tensor:

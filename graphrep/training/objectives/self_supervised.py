@@ -135,7 +135,7 @@ class SelfSupervised(Objective):
             tokens=self.decoded if tokens is None else tokens,
             predict=predict,
         )
-        found: Embedding = model.encoder(batch)
+        found = model.embed(batch)
         if predict and found.numbers is None:
             raise ValueError(
                 f"objective.numbers_weight needs an encoder that predicts hidden numbers; "

@@ -63,7 +63,7 @@ class Trajectory(Objective):
     def __init__(self, config: TrajectoryConfig, model: WeightModel) -> None:
         super().__init__()
         self.config = config
-        D, Z, H = model.encoder.embedding_dim, model.config.latent_dim, config.hidden_dim
+        D, Z, H = model.embedding_dim, model.config.latent_dim, config.hidden_dim
         self.whole = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, H))
         self.own = nn.Linear(Z, H)
         self.step = nn.Linear(1, H)
@@ -90,7 +90,7 @@ class Trajectory(Objective):
             start = int(torch.randint(grid.num_tokens - config.window + 1, (), generator=generator))
             window = slice(start, start + config.window)
         now, then = (model.values(t, a) for t in (theta, later))
-        embedding = model.encoder(Batch(a, now, model.config.token_size, window=window))
+        embedding = model.embed(Batch(a, now, model.config.token_size, window=window))
         moved = self.move(embedding.tokens, embedding.model, rows.targets.to(now))
         both = torch.cat([embedding.tokens, moved])
         found, next_found = model.decoder(both, grid.position[window]).to(now).chunk(2)
