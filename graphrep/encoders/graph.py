@@ -187,8 +187,8 @@ class GraphEncoder(Encoder):
                 Said(*(fold(x[:, layout.units[block.source]], block.groups) for x in forward)),
             )
             t, s = numbers.shape[1:3]
-            came = layer.mean(came, s) / layout.num_incoming[block.target]
-            went = layer.mean(went, t) / layout.num_outgoing[block.source]
+            came = layer.mean(came, s, layout.num_incoming[block.target])
+            went = layer.mean(went, t, layout.num_outgoing[block.source])
             incoming[block.target].append(unfold(came, block.groups))
             outgoing[block.source].append(unfold(went, block.groups))
         width = (self.config.linear_dim + self.config.curved_dim) * self.config.value_dim

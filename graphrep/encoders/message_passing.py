@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -115,10 +116,13 @@ def channels(
         mixed = (functions.kernel.T @ flat.transpose(1, 2)).view(B, -1, t, s)
     if seen is not None:
         mixed = mixed + (1 - seen).unsqueeze(1) * functions.hidden.view(-1, 1, 1)
-    linear = functions.num_linear
-    bent = mixed[:, linear:] + target.transpose(1, 2).unsqueeze(3)
-    curved = F.gelu(bent.add_(source.transpose(1, 2).unsqueeze(2)))
-    return torch.cat([mixed[:, :linear], curved], 1)
+    linear, target, source = functions.num_linear, target.transpose(1, 2), source.transpose(1, 2)
+    if not mixed.requires_grad:  # in place: no second copy of all channels
+        bent = mixed[:, linear:].add_(target.unsqueeze(3)).add_(source.unsqueeze(2))
+        torch.ops.aten.gelu.out(bent, out=bent)
+        return mixed
+    bent = mixed[:, linear:] + target.unsqueeze(3)
+    return torch.cat([mixed[:, :linear], F.gelu(bent.add_(source.unsqueeze(2)))], 1)
 
 
 def exchange(
@@ -174,6 +178,14 @@ def _exchange_rows(
     return came, said.transpose(2, 3) @ target.values.unsqueeze(1)
 
 
+@lru_cache(maxsize=4096)
+def _scale(linear: int, width: int, num: int, blocks: int) -> Tensor:
+    """What sums over `num` neighbours are multiplied by, float64 [width]."""
+    scale = torch.full((width,), 1 / num, dtype=torch.float64)
+    scale[:linear] = num**-0.5
+    return scale / blocks
+
+
 class Round(nn.Module):
     """One round: units say values along their edges, both ways, and read what they hear."""
 
@@ -202,14 +214,14 @@ class Round(nn.Module):
             found.append(Said(torch.cat([values, one], -1), bend))
         return found[0], found[1]
 
-    def mean(self, total: Tensor, num: int) -> Tensor:
-        """Sums over `num` neighbours [..., E, V] -> [..., E * V].
+    def mean(self, total: Tensor, num: int, blocks: int = 1) -> Tensor:
+        """Sums over `num` neighbours [..., E, V] -> [..., E * V], a share of those of `blocks`.
 
         Over the root for linear channels, which have either sign and add up as noise does.
         """
-        scale = total.new_full((total.shape[-2], 1), 1 / max(1, num))
-        scale[: self.num_linear] = max(1, num) ** -0.5
-        return (total * scale).flatten(-2)
+        linear = self.num_linear * self.value_dim
+        scale = _scale(linear, total.shape[-2] * total.shape[-1], max(1, num), blocks)
+        return total.flatten(-2) * scale.to(total)
 
     def hear_kin(self, normal: Mapping[str, Tensor], found: Sequence[Kin]) -> dict[str, Tensor]:
         """What units read from their children's mean and their parents, [B, n, C] a group."""
