@@ -95,12 +95,14 @@ def summarise(findings: Findings) -> pd.DataFrame:
 
 
 def compare(findings: Findings, ours: str = "graph") -> pd.DataFrame:
-    """One method minus each rival, on every question that both answer.
+    """One method and its variants (`graph`, `graph_responses`) minus each rival, on every
+    question that both answer.
 
     Returns:
-        Columns of a question; `reading` (probe: nobody saw the property in training, or
-        supervised: rivals may have, floors with a linear probe among them); `rival`
-        and `rival_mode`, `ours`, `theirs`, `difference`, its `low` and `high` (95 %).
+        Columns of a question; `method`, which of ours; `reading` (probe: nobody saw the
+        property in training, or supervised: rivals may have, floors with a linear probe among
+        them); `rival` and `rival_mode`, `ours`, `theirs`, `difference`, its `low` and `high`
+        (95 %).
     """
     rows: list[dict[str, Any]] = []
     for keys, group in findings.results.groupby(QUESTION, sort=False, dropna=False):
@@ -109,23 +111,22 @@ def compare(findings: Findings, ours: str = "graph") -> pd.DataFrame:
             ("probe", "self_supervised", PROBED),
             ("supervised", "end_to_end", (*SUPERVISED, "features")),
         ):
-            mine = group[(group["method"] == ours) & (group["mode"] == mode)]
-            if mine.empty:
-                continue
-            others = group[(group["method"] != ours) & group["mode"].isin(rivals)]
-            for (label, how), theirs in others.groupby(["label", "mode"], sort=False):
-                found = _difference(findings, mine, theirs)
-                rival = {"rival": label, "rival_mode": how}
-                rows.append({**question, "reading": reading, **rival, **found})
+            own = group["method"].map(lambda name: name == ours or name.startswith(f"{ours}_"))
+            others = group[~own & group["mode"].isin(rivals)]
+            for method, mine in group[own & (group["mode"] == mode)].groupby("method", sort=False):
+                told = {**question, "method": method, "reading": reading}
+                for (label, how), theirs in others.groupby(["label", "mode"], sort=False):
+                    found = _difference(findings, mine, theirs)
+                    rows.append({**told, "rival": label, "rival_mode": how, **found})
     return pd.DataFrame(rows)
 
 
 def best_rivals(differences: pd.DataFrame) -> pd.DataFrame:
-    """Of each question and reading the row of the rival that does best, untrained ones aside."""
+    """Of each question, method of ours and reading the row of the best rival, no untrained one."""
     if differences.empty:
         return differences
     differences = differences[differences["rival_mode"] != "untrained"]
-    best = differences.groupby([*QUESTION, "reading"], sort=False)["theirs"].idxmax()
+    best = differences.groupby([*QUESTION, "method", "reading"], sort=False)["theirs"].idxmax()
     return differences.loc[best.dropna()].reset_index(drop=True)
 
 

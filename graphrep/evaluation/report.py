@@ -77,12 +77,22 @@ def record_report(output: Path, tracker: Tracker, zoos: Sequence[str], benchmark
             run.log_artifact(place, "figures")
         run.log_artifact(output / "report.md")
         run.set_description((output / "report.md").read_text())
+        run.log_metrics(_headlines(pd.read_csv(output / "summary.csv")), 0)
         headlines = [f"probe_{kind}/{name}" for name in HEADLINES[:1] for kind in ("tau", "r2")]
         run.arrange_comparison(
             benchmark_id,
             [*headlines, "probe_accuracy/label"],
             ("seed", "zoo", "mode", "split"),
         )
+
+
+def _headlines(summary: pd.DataFrame) -> dict[str, float]:
+    """Means of what people ask for first, a metric a zoo and method, on the zoos' own splits."""
+    rows = summary[_is_main(summary) & (summary["labels"] == "own") & (summary["split"] == ZOO)]
+    rows = rows[(rows["trained_on"] == rows["zoo"]) & rows["property"].isin(HEADLINES)]
+    named = rows["label"].str.replace(", ", ": ")
+    names = rows["property"] + "/" + rows["zoo"] + "/" + named
+    return dict(zip(names, rows["mean"].astype(float), strict=True))
 
 
 def draw(
@@ -114,12 +124,10 @@ def draw(
             & (differences["trained_on"] == differences["zoo"])
         ]
         best = best_rivals(main)
-        for reading, how in READINGS.items():
-            rows = best[best["reading"] == reading]
-            if not rows.empty:
-                title = f"{ours} minus the best rival, {how}"
-                named = rows.assign(row=_row_names(rows))
-                found[f"advantage-{reading}"] = advantage_map(named, title)
+        for (reading, method), rows in best.groupby(["reading", "method"], sort=False):
+            title = f"{method} minus the best rival, {READINGS[str(reading)]}"
+            key = f"advantage-{reading}" + ("" if method == ours else f"-{method}")
+            found[key] = advantage_map(rows.assign(row=_row_names(rows)), title)
     curves = findings.label_efficiency
     if not curves.empty:
         trained = curves[curves["mode"] != "untrained"]
@@ -200,13 +208,12 @@ def _pivot(rows: pd.DataFrame) -> pd.DataFrame:
 def _differences(differences: pd.DataFrame) -> pd.DataFrame:
     rows = differences[_is_main(differences) & (differences["labels"] == "own")]
     rows = rows[rows["trained_on"] == rows["zoo"]]
-    best = best_rivals(rows).set_index([*QUESTION, "reading"])["rival"]
-    is_best = rows.set_index([*QUESTION, "reading"])["rival"] == best.reindex(
-        pd.MultiIndex.from_frame(rows[[*QUESTION, "reading"]])
-    )
+    keys = [*QUESTION, "method", "reading"]
+    best = best_rivals(rows).set_index(keys)["rival"]
+    is_best = rows.set_index(keys)["rival"] == best.reindex(pd.MultiIndex.from_frame(rows[keys]))
     is_floor = rows["rival"].str.startswith("statistics") & (rows["rival_mode"] == "features")
     alone = rows[is_best.to_numpy() | is_floor]
-    table = alone[["zoo", "split", "reading", "property", "rival", "ours", "theirs"]]
+    table = alone[["zoo", "split", "method", "reading", "property", "rival", "ours", "theirs"]]
     return table.assign(difference=_interval(alone))
 
 

@@ -131,7 +131,7 @@ def work(cell: Cell, folder: Path, benchmark_id: str) -> float:
         "mode": method.mode,
     }
     tracker = Tracker(TrackingConfig(enabled=False))
-    colour = colours(["graph", method.name])[method.name]
+    colour = colours([method.name])[method.name]
     try:
         with tracker.run(
             cell.title, _params(cell), folder / RECORD, tags=tags, colour=colour, resume=True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from .style import GREY, INK, PALETTE, check_columns, label, panels, style
+from .style import GREY, INK, PALETTE, check_columns, colours, label, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,8 +125,9 @@ def label_curves(table: pd.DataFrame, score: str, title: str, first: Sequence[st
     check_columns(table.columns, ["panel", "label", "num_labels", score], "label_curves")
     names = list(dict.fromkeys(table["label"]))
     order = [*(n for n in first if n in names), *(n for n in names if n not in first)]
-    colour = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(order)}
-    dash = {name: "-" if i < len(PALETTE) else "--" for i, name in enumerate(order)}
+    colour = colours(order)
+    shared = {c for c, num in Counter(colour.values()).items() if num > 1}
+    dash = {name: "--" if "," in name and c in shared else "-" for name, c in colour.items()}
     groups = list(table.groupby("panel", sort=False))
     with style():
         width = 6.0 if len(groups) == 1 else 4.0

@@ -28,6 +28,7 @@ from graphrep.evaluation.readers import Setup
 from graphrep.evaluation.report import record_report, write_report
 from graphrep.evaluation.schedule import Progress, run_cells
 from graphrep.evaluation.scores import Bootstrap
+from graphrep.figures.style import colours
 from graphrep.settings import Settings
 from graphrep.tracking import Tracker, TrackingConfig
 from graphrep.zoo import Zoo
@@ -233,6 +234,7 @@ def made_findings(tmp_path: Path, shift: float) -> Path:
     draws = 0.6 + 0.05 * random.normal(size=500)
     for method, mode, seeds, value in (
         ("graph", "self_supervised", (0, 1, 2), 0.6 + shift),
+        ("graph_responses", "self_supervised", (0,), 0.9),  # a variant of ours is no rival
         ("statistics_plain", "features", (0,), 0.6),
     ):
         for seed in seeds:
@@ -263,7 +265,11 @@ def test_a_lead_smaller_than_each_interval_is_seen_in_pairs(tmp_path: Path, shif
     difference = compare(findings).iloc[0]
     assert difference["difference"] == pytest.approx(shift)
     assert (difference["low"] > 0) == (shift > 0) and (difference["high"] < 0) == (shift < 0)
-    assert best_rivals(compare(findings))["rival"].tolist() == ["statistics_plain"]
+    best = best_rivals(compare(findings)).set_index("method")
+    assert best["rival"].to_dict() == dict.fromkeys(
+        ("graph", "graph_responses"), "statistics_plain"
+    )
+    assert best.loc["graph_responses", "difference"] == pytest.approx(0.3)
     assert joint_against_alone(findings).empty
 
 
@@ -274,6 +280,7 @@ def test_cells_without_results_are_refused(tmp_path: Path) -> None:
 
 def test_methods_are_chosen_by_name_family_and_mode() -> None:
     every = choose_methods()
+    assert len(set(colours([m.name for m in every]).values())) == len({m.name for m in every})
     assert {m.mode for m in every} == set(MODES) - {"untrained"}
     assert len({(m.name, m.mode) for m in every}) == len(every)
     family = choose_methods(["hyperrep"], ["self_supervised"])
