@@ -42,6 +42,15 @@ def changed_batch(
     return Batch(rows.architecture, view.values, size, visible, tokens=False)
 
 
+def embed_rows(
+    model: WeightModel, rows: Rows, view: ViewConfig | None, generator: torch.Generator
+) -> Tensor:
+    """Model embeddings [B, D] of a view, or with None as a trained representation gives them."""
+    if view is None:
+        return model.encode(rows.theta, rows.architecture, tokens=False).model
+    return model.embed(changed_batch(model, rows, view, generator)).model
+
+
 def plain_batch(model: WeightModel, rows: Rows, *, tokens: bool = False) -> Batch:
     """The networks as they are, nothing hidden."""
     values = model.values(rows.theta, rows.architecture)

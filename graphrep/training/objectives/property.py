@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...model import WeightModel
 from ..networks import Rows
-from .base import Objective, changed_batch
+from .base import Objective, embed_rows
 from .property_head import HeadConfig, PropertyHead, Target
 from .views import ViewConfig
 
@@ -78,11 +78,8 @@ class PropertyPrediction(Objective):
                 "objective property needs the networks' targets: take them from "
                 "graphrep.training.targets.networks_of"
             )
-        if self.training:
-            embedding = model.embed(changed_batch(model, rows, self.view, generator)).model
-            outputs = self.head(embedding, generator)
-        else:
-            outputs = self.head(_embed(model, rows))
+        embedding = embed_rows(model, rows, self.view if self.training else None, generator)
+        outputs = self.head(embedding, generator if self.training else None)
         dtype = torch.promote_types(outputs.dtype, rows.targets.dtype)  # autocast leaves bfloat16
         found = self.head.losses(outputs.to(dtype), rows.targets.to(dtype))
         return {**found, "loss": torch.stack(list(found.values())).mean()}
@@ -90,9 +87,5 @@ class PropertyPrediction(Objective):
     @torch.no_grad()
     def predict(self, model: WeightModel, rows: Rows) -> Tensor:
         """Natural units, [B, O] as `head.columns` names them; of categories probabilities."""
-        return self.head.natural(self.head(_embed(model, rows)))
-
-
-def _embed(model: WeightModel, rows: Rows) -> Tensor:
-    """Model embeddings [B, D] as a trained representation gives them."""
-    return model.encode(rows.theta, rows.architecture, tokens=False).model
+        embedding = model.encode(rows.theta, rows.architecture, tokens=False).model
+        return self.head.natural(self.head(embedding))

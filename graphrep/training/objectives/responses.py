@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...model import WeightModel
 from ..networks import Rows
-from .base import Objective, changed_batch
+from .base import Objective, embed_rows
 from .views import ViewConfig
 
 
@@ -81,10 +81,7 @@ class ResponsePrediction(Objective):
                 "objective responses needs the networks' answers: take the networks from "
                 "graphrep.training.targets.networks_of"
             )
-        if self.training:
-            embedding = model.embed(changed_batch(model, rows, self.view, generator)).model
-        else:
-            embedding = model.encode(rows.theta, rows.architecture, tokens=False).model
+        embedding = embed_rows(model, rows, self.view if self.training else None, generator)
         found = self.head(self.norm(embedding[:, self.first :]))
         found = found.to(torch.promote_types(found.dtype, rows.targets.dtype))
         known = rows.targets.isfinite()
