@@ -203,7 +203,7 @@ def _scores_panel(ax: Axes, rows: pd.DataFrame) -> None:
     names = [_short(str(name).split(", ")[0]) for name in rows["label"]]
     ax.set_yticks(range(len(rows)), names, fontsize=8)
     for tick, name in zip(ax.get_yticklabels(), rows["label"], strict=True):
-        if str(name).split(", ")[0] == "graph":
+        if str(name).split(", ")[0].split("_")[0] == "graph":
             tick.set_fontweight("bold")
     ax.grid(axis="y", visible=False)
 
@@ -217,7 +217,11 @@ def _dot(name: str, colour: str) -> Line2D:
 def _short(name: str) -> str:
     """A method's name where there is little room."""
     name = name.replace("statistics_plain", "s(W)").replace("statistics_asinh", "s(asinh W)")
-    return name.replace("hyperrep_", "hyperrep ").replace("raw", "W")
+    return (
+        name.replace("hyperrep_", "hyperrep ")
+        .replace("_responses", " (answers)")
+        .replace("raw", "W")
+    )
 
 
 def _wrapped(name: str) -> str:
