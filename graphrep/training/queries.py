@@ -33,17 +33,22 @@ def behaviours_of(zoos: list[Zoo], num_queries: int) -> dict[str, Behaviour]:
     inputs: dict[str, list[Tensor]] = {}
     samples: dict[str, list[Tensor]] = {}
     for zoo in zoos:
-        part = zoo.split("train")
-        for group in part.groups():
-            name = group.architecture.fingerprint
-            architectures[name] = group.architecture
-            if name not in modules:
-                modules[name] = part.network(int(group.rows[0])).eval()
-            inputs.setdefault(name, []).append(inputs_of(part, modules[name], num_queries))
-            step = max(1, len(group.theta) // SAMPLE)
-            samples.setdefault(name, []).append(
-                group.theta[torch.arange(0, len(group.theta), step)]
-            )
+        seen: set[str] = set()
+        # training says what is usual; architectures of other splits alone are asked as well
+        for part in (zoo.split("train"), zoo):
+            for group in part.groups():
+                name = group.architecture.fingerprint
+                if name in seen:
+                    continue
+                seen.add(name)
+                architectures[name] = group.architecture
+                if name not in modules:
+                    modules[name] = part.network(int(group.rows[0])).eval()
+                inputs.setdefault(name, []).append(inputs_of(part, modules[name], num_queries))
+                step = max(1, len(group.theta) // SAMPLE)
+                samples.setdefault(name, []).append(
+                    group.theta[torch.arange(0, len(group.theta), step)]
+                )
     found = {}
     for name, module in modules.items():
         shares = _shares(num_queries, len(inputs[name]))

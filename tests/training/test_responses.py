@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from graphrep.encoders import StatisticsEncoderConfig, TokenEncoderConfig
+from graphrep.evaluation.divisions import DividedZoo, Division
 from graphrep.model import ModelConfig, WeightModel
 from graphrep.representation import Representation
 from graphrep.settings import Settings
@@ -78,6 +80,18 @@ def test_the_zoos_of_a_joint_training_have_columns_of_their_own(zoo: Zoo) -> Non
     assert first is not None and second is not None
     assert torch.equal(first[:, :K], alone.targets) and first[:, K:].isnan().all()
     assert torch.equal(second[:, K:], alone.targets) and second[:, :K].isnan().all()
+
+
+def test_architectures_that_training_lacks_are_asked_as_well(zoo: Zoo) -> None:
+    kinds = zoo.properties["kind"]
+    split = np.where(kinds == "cnn", "train", np.where(kinds == "mlp", "validation", ""))
+    divided = DividedZoo(zoo, Division("by kind", split))
+    (trained,) = {n.architecture.fingerprint for n in networks_of(divided, "train", CONFIG)}
+    held = networks_of(divided, "validation", CONFIG)
+    assert held and all(n.architecture.fingerprint != trained for n in held)
+    for networks in held:
+        assert networks.targets is not None and networks.targets.isfinite().all()
+        assert float(networks.targets.std(0).mean()) > 0.01
 
 
 @pytest.mark.parametrize("truthful", [True, False])
