@@ -8,6 +8,7 @@ Letters in shapes: M networks of one architecture, K targets, Q queries.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,7 +116,13 @@ def responses_of(zoos: Sequence[Zoo], config: ObjectiveConfig) -> list[Responses
     """
     if not isinstance(config, ResponsesConfig):
         return []
-    return [Responses.fit(zoo, config.num_queries) for zoo in zoos]
+    return [_fitted(zoo, config.num_queries) for zoo in zoos]
+
+
+@lru_cache(maxsize=8)
+def _fitted(zoo: Zoo, num_queries: int) -> Responses:
+    """One fit for all splits of a zoo that is open: large networks take a while to answer."""
+    return Responses.fit(zoo, num_queries)
 
 
 def _side_by_side(
