@@ -75,7 +75,8 @@ def main(
     )
     sources = [(path,) for path in zoos] if alone else []
     sources += [tuple(zoos)] if joint and len(zoos) > 1 else []
-    still = [path for path in zoos if not _tells_modules(opened[path])]
+    runs = any(method.runs_networks for method in chosen)
+    bare = {path for path in zoos if runs and not _tells_modules(opened[path])}
     cells = []
     for division in _list(splits):
         for source in sources:
@@ -85,7 +86,7 @@ def main(
                 for method in chosen:
                     if seed != int(_list(seeds)[0]) and not method.seeded:
                         continue
-                    if method.runs_networks and any(map(still.__contains__, source)):
+                    if method.runs_networks and not bare.isdisjoint(source):
                         continue
                     targets = tuple(zoos) if transfer and division == ZOO else source
                     num = end_to_end_steps if method.mode == "end_to_end" else steps

@@ -117,7 +117,10 @@ def channels(
     if seen is not None:
         mixed = mixed + (1 - seen).unsqueeze(1) * functions.hidden.view(-1, 1, 1)
     linear, target, source = functions.num_linear, target.transpose(1, 2), source.transpose(1, 2)
-    if not mixed.requires_grad:  # in place: no second copy of all channels
+    parts = (mixed, target, source)
+    if not (
+        torch.is_grad_enabled() and any(p.requires_grad for p in parts)
+    ):  # in place: no second copy of all channels
         bent = mixed[:, linear:].add_(target.unsqueeze(3)).add_(source.unsqueeze(2))
         torch.ops.aten.gelu.out(bent, out=bent)
         return mixed

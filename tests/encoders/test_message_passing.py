@@ -9,7 +9,7 @@ from torch import Tensor
 import graphrep
 from graphrep.architecture.reorder import reorder_theta
 from graphrep.encoders import Batch, message_passing
-from graphrep.encoders.message_passing import Functions, Said, exchange
+from graphrep.encoders.message_passing import Functions, Said, channels, exchange
 
 from ..architectures import Case
 from ..encoding import architecture_of, every_case, model, networks, relative
@@ -114,3 +114,24 @@ def test_a_hidden_number_does_not_show_in_what_is_predicted() -> None:
     assert torch.equal(predicted(theta, visible), predicted(other, visible))
     everything = torch.ones_like(visible)
     assert not torch.equal(predicted(theta, everything), predicted(other, everything))
+
+
+@pytest.mark.parametrize("asked", ["numbers", "kernel", "target", "source"])
+def test_channels_have_gradients_whatever_asks_for_them(asked: str) -> None:
+    """In place only where nothing does; frozen kernels with units that learn are something."""
+    torch.manual_seed(0)
+    given = {
+        "numbers": torch.randn(2, 3, 4, 5, dtype=torch.float64),
+        "kernel": torch.randn(5, 6, dtype=torch.float64),
+        "target": torch.randn(2, 3, 4, dtype=torch.float64),
+        "source": torch.randn(2, 4, 4, dtype=torch.float64),
+    }
+
+    def found(values: Tensor) -> Tensor:
+        own = {**given, asked: values}
+        functions = Functions(own["kernel"], torch.zeros(6, dtype=torch.float64), 2)
+        return channels(own["numbers"], None, functions, own["target"], own["source"])
+
+    plain = found(given[asked])
+    assert torch.autograd.gradcheck(found, given[asked].clone().requires_grad_())
+    assert torch.allclose(found(given[asked].clone().requires_grad_()), plain, atol=1e-12)
