@@ -117,10 +117,8 @@ def channels(
     if seen is not None:
         mixed = mixed + (1 - seen).unsqueeze(1) * functions.hidden.view(-1, 1, 1)
     linear, target, source = functions.num_linear, target.transpose(1, 2), source.transpose(1, 2)
-    parts = (mixed, target, source)
-    if not (
-        torch.is_grad_enabled() and any(p.requires_grad for p in parts)
-    ):  # in place: no second copy of all channels
+    asked = any(part.requires_grad for part in (mixed, target, source))
+    if not (asked and torch.is_grad_enabled()):  # in place: no second copy of all channels
         bent = mixed[:, linear:].add_(target.unsqueeze(3)).add_(source.unsqueeze(2))
         torch.ops.aten.gelu.out(bent, out=bent)
         return mixed
