@@ -29,6 +29,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
+def reorders(wanted: bool | None, model: WeightModel) -> bool:
+    """Whether units are reordered: as wanted, or with None for encoders that see orders."""
+    return not model.encoder.invariant if wanted is None else wanted
+
+
 def changed_batch(
     model: WeightModel, rows: Rows, config: ViewConfig, generator: torch.Generator
 ) -> Batch:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...model import WeightModel
 from ..networks import Rows
-from .base import Objective, embed_rows
+from .base import Objective, embed_rows, reorders
 from .property_head import HeadConfig, PropertyHead, Target
 from .views import ViewConfig
 
@@ -65,10 +65,7 @@ class PropertyPrediction(Objective):
         super().__init__()
         self.config = config
         self.head = PropertyHead(config.head, targets, model.embedding_dim)
-        permute = config.permute
-        if permute is None:
-            permute = not model.encoder.invariant
-        self.view = config.view(permute=permute)
+        self.view = config.view(permute=reorders(config.permute, model))
 
     def losses(
         self, model: WeightModel, rows: Rows, generator: torch.Generator

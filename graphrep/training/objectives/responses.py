@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...model import WeightModel
 from ..networks import Rows
-from .base import Objective, embed_rows
+from .base import Objective, embed_rows, reorders
 from .views import ViewConfig
 
 
@@ -62,10 +62,7 @@ class ResponsePrediction(Objective):
                 "context from graphrep.training.targets.context_of"
             )
         self.config = config
-        permute = config.permute
-        if permute is None:
-            permute = not model.encoder.invariant
-        self.view = config.view(permute=permute)
+        self.view = config.view(permute=reorders(config.permute, model))
         R, D = model.config.readout_dim, model.embedding_dim
         self.first = D - R if R else 0  # of what is read
         self.norm = nn.Identity() if R else nn.LayerNorm(D)
