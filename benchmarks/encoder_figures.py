@@ -17,7 +17,7 @@ PUBLISHED = {  # forward ms, forward + backward ms, MB of the former; stored, of
     "75 k": {"PNA": (110.0, None, None), "NFN": (28.0, None, None)},
     WIDE: {"PNA": (2174.0, None, 2200.0), "NFN": (580.0, None, None)},
 }
-BASELINES = {"pna": "pna", "PyG": "PyG", "PNA, stored": "stored"}
+BASELINES = {"pna": "pna", "PyG": "PyG", "PyG-pairs": "PyG_pairs", "PNA, stored": "stored"}
 
 
 def stored(subjects: list[str]) -> list[Row]:
@@ -100,6 +100,7 @@ def tables(found: Row) -> str:
     columns = (
         "subject", "encoder", "precision", "tokens", "backward", "cpu_ms", "least_ms", "most_ms",
         "wall_ms", "peak_mb", "faster_than_pna", "peak_of_pna", "faster_than_PyG", "peak_of_PyG",
+        "faster_than_PyG_pairs", "peak_of_PyG_pairs",
         "faster_than_stored", "peak_of_stored", "tokens_s", "stored_tokens_s", "speedup",
         "groups_ms", "of_groups", "gflop", "moved_mb", "floor_ms", "of_floor", "failed",
     )  # fmt: skip

@@ -54,7 +54,7 @@ def _answer(function: Callable[[Row], Row], job: Row, pipe: Connection) -> None:
         pipe.send({"failed": f"{type(error).__name__}: {error}"[:200]})
 
 
-def measure(function: Callable[[], Any], repeats: int, seconds: float = 20) -> Row:
+def measure(function: Callable[[], Any], repeats: int, seconds: float = 10) -> Row:
     """Median milliseconds of processor and wall, and the peak above what was there before.
 
     The first call, which fills caches, is timed apart; at least one more follows, and up to

@@ -4,6 +4,8 @@
 the shape of the published neural-graph network (arXiv:2403.12143: four PNA layers of 32, Gaussian
 Fourier features on every edge, edges updated between layers, output nodes side by side), with
 `PNAConv` for its layers; it is handed its explicit graph and its networks are sequential CNNs.
+With `all_pairs` it makes features of every pair of nodes, edge or not, and picks the edges then,
+as the published code does; without, of the edges alone, which is the same for less.
 """
 
 from __future__ import annotations
@@ -46,13 +48,22 @@ class LibraryTransformer(nn.Module):
 class LibraryPNA(nn.Module):
     """Networks of one architecture, scaled [B, P], as one batched graph -> [B, outputs * C]."""
 
-    def __init__(self, architecture: Architecture, values: Tensor, width: int = 32) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        values: Tensor,
+        width: int = 32,
+        *,
+        all_pairs: bool = False,
+    ) -> None:
         super().__init__()
         from torch_geometric.nn import PNAConv
         from torch_geometric.utils import degree
 
         self.graph = explicit(architecture, values)
         self.num_networks, self.num_outputs = len(values), architecture.units[-1].size
+        self.num_nodes = len(self.graph[0]) // len(values)
+        self.pairs = self._among_all_pairs() if all_pairs else None
         counts = degree(self.graph[2][1], len(self.graph[0])).long().bincount()
         layers = [
             PNAConv(
@@ -75,7 +86,7 @@ class LibraryPNA(nn.Module):
 
     def forward(self) -> Tensor:
         biases, kernels, index = self.graph
-        nodes, edges = self.node(biases), self.edge(kernels)
+        nodes, edges = self.node(biases), self._edges(kernels)
         for number, layer in enumerate(self.layers):
             nodes = layer(nodes, index, edges)
             if number < len(self.norms):
@@ -83,6 +94,19 @@ class LibraryPNA(nn.Module):
                 ends = torch.cat([nodes[index[0]], nodes[index[1]], edges], 1)
                 edges = self.updates[number](ends)
         return nodes.unflatten(0, (self.num_networks, -1))[:, -self.num_outputs :].flatten(1)
+
+    def _edges(self, kernels: Tensor) -> Tensor:
+        """Features of edges [e, C]."""
+        if self.pairs is None:
+            return self.edge(kernels)
+        dense = kernels.new_zeros(self.num_networks * self.num_nodes**2, kernels.shape[1])
+        dense[self.pairs] = kernels
+        return self.edge(dense)[self.pairs]
+
+    def _among_all_pairs(self) -> Tensor:
+        """Where edges are among the pairs of nodes of one network after the other: [e]."""
+        source, target = self.graph[2]
+        return source * self.num_nodes + target % self.num_nodes
 
 
 class Fourier(nn.Module):

@@ -12,7 +12,8 @@ of the mean square of what came out, to all weights of the encoder.
 
 Rivals, in the same run (encoder_rivals.py): `pna` is the explicit-edge baseline of this package,
 which does at nodes much of what the published one does at edges; `PyG` has the published shape,
-made of PyG's `PNAConv`; `torch` is a token transformer of torch's own layers. Labelled as stored:
+made of PyG's `PNAConv`, and `PyG-pairs` makes features of all pairs of nodes as the published code
+does; `torch` is a token transformer of torch's own layers. Labelled as stored:
 figures of the published code on this kind of machine, from the peers' facts.
 The floor of a case is the larger of its matrix products at the rate of a large product and its
 inputs, weights and outputs at the rate of a copy, both measured at the start.
@@ -53,6 +54,7 @@ from graphrep.tokens import TokenGrid, token_grid
 from graphrep.zoo import NetworkConfig, build_network
 
 SUBJECTS = {BATCH: (32, 16), "5 k": (1, 16), "75 k": (1, 64), WIDE: (1, 256)}  # channels
+LIBRARY = ("PyG", "PyG-pairs")
 MIXED = ((16, 16, 16), (8, 16), (32,), (12, 12, 12, 12), (24, 8), (20, 20))
 STORED = {False: 1624.0, True: 403.0}  # tokens a processor second, published code, float32
 WINDOW, ROWS, TOKEN_SIZE, LATENT_DIM = 64, 32, 289, 64  # shape of the stored figures
@@ -62,10 +64,10 @@ SHAPE: dict[str, Any] = {"model_dim": 256, "num_heads": 8, "num_layers": 8, "max
 def main(
     encoders: Annotated[
         str, typer.Option(help="by comma")
-    ] = "graph,token,pna,PyG,hyperrep,statistics",
+    ] = "graph,token,pna,PyG,PyG-pairs,hyperrep,statistics",
     sections: Annotated[str, typer.Option(help="by comma")] = "encoder,reference,scaling,mixed",
     subjects: Annotated[str, typer.Option(help="by comma; all if empty")] = "",
-    repeats: int = 9,
+    repeats: int = 25,
     quick: Annotated[bool, typer.Option(help="few repeats, nothing wide")] = False,
     override: Annotated[list[str] | None, typer.Option(help="of conf/, as encoder.x=1")] = None,
     output: Path = Path("runs/encoder_speed"),
@@ -74,7 +76,7 @@ def main(
     names, chosen = encoders.split(","), subjects.split(",") if subjects else list(SUBJECTS)
     chosen = [s for s in chosen if not quick or s != WIDE]
     jobs = [
-        {**job, "repeats": 3 if quick else repeats, "override": override or []}
+        {**job, "repeats": 9 if quick else repeats, "override": override or []}
         for section in sections.split(",")
         for job in jobs_of(section, names, chosen)
     ]
@@ -103,7 +105,7 @@ def jobs_of(section: str, encoders: list[str], subjects: list[str]) -> list[Row]
                 for b in (False, True)
                 for e in encoders
                 if not (b and e == "statistics" and not t)  # nothing in it is learned
-                and not (t and e == "PyG")  # has none
+                and not (t and e in LIBRARY)  # has none
             ]
         case "reference":
             return [
@@ -115,7 +117,9 @@ def jobs_of(section: str, encoders: list[str], subjects: list[str]) -> list[Row]
         case "scaling":
             return [{"section": section, "subject": s} for s in subjects]
         case "mixed":
-            return [{"section": section, "encoder": e} for e in encoders if e not in ("pna", "PyG")]
+            return [
+                {"section": section, "encoder": e} for e in encoders if e not in ("pna", *LIBRARY)
+            ]
     raise ValueError(f"sections must be of encoder, reference, scaling, mixed, got '{section}'")
 
 
@@ -158,8 +162,8 @@ def encode(job: Row) -> Row:
     architecture = network(width, width, width)
     values = torch.randn(num, architecture.num_parameters)
     encoder: nn.Module
-    if job["encoder"] == "PyG":
-        encoder = LibraryPNA(architecture, values)
+    if job["encoder"] in LIBRARY:
+        encoder = LibraryPNA(architecture, values, all_pairs=job["encoder"] == "PyG-pairs")
         step = trained_step(encoder, lambda: encoder().square().mean(), job["backward"])
     else:
         model = settings_of(job["encoder"], job["override"])

@@ -32,7 +32,7 @@ from .layout import (
     layout_of,
     places_of_numbers,
 )
-from .message_passing import Functions, Round, Said, exchange, fold, unfold
+from .message_passing import Functions, Round, exchange, fold, unfold
 from .moments import NUM_MOMENTS, layer_moments
 from .token_head import TokenHead
 
@@ -173,7 +173,10 @@ class GraphEncoder(Encoder):
         self, layer: Round, batch: Batch, layout: Layout, state: Tensor, functions: list[Functions]
     ) -> Tensor:
         normal = layer.norm(state)
-        forward, backward = layer.say(normal)
+        sizes = [rows.stop - rows.start for rows in layout.units.values()]
+        forward, backward = (
+            dict(zip(layout.units, said.split(sizes), strict=True)) for said in layer.say(normal)
+        )
         incoming: dict[str, list[Tensor]] = {name: [] for name in layout.units}
         outgoing: dict[str, list[Tensor]] = {name: [] for name in layout.units}
         for block, function in zip(layout.edges.blocks, functions, strict=True):
@@ -183,8 +186,8 @@ class GraphEncoder(Encoder):
                 numbers,
                 None if seen is None else fold(seen, block.groups),
                 function,
-                Said(*(fold(x[:, layout.units[block.target]], block.groups) for x in backward)),
-                Said(*(fold(x[:, layout.units[block.source]], block.groups) for x in forward)),
+                backward[block.target].fold(block.groups),
+                forward[block.source].fold(block.groups),
             )
             t, s = numbers.shape[1:3]
             came = layer.mean(came, s, layout.num_incoming[block.target])
@@ -243,7 +246,8 @@ class GraphEncoder(Encoder):
     def _pool(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
         """Mean and deviation of unit states a group, spread by depth; then layer moments."""
         slots, C = self.config.num_slots, self.config.unit_dim
-        groups = [_mean_and_deviation(state[:, rows]) for rows in layout.units.values()]
+        sizes = [rows.stop - rows.start for rows in layout.units.values()]
+        groups = [_mean_and_deviation(states) for states in state.split(sizes, 1)]
         found = torch.stack(groups, 1) if groups else state.new_zeros(len(state), 0, 2 * C)
         pooled = [(depth_weights(len(groups), slots, found) @ found).flatten(1)]
         if self.config.moments:

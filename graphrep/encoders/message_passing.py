@@ -88,6 +88,14 @@ class Said(NamedTuple):
     values: Tensor  # [B, n, V], multiplied by each channel
     bend: Tensor  # [B, n, curved], added within the channels that are not linear
 
+    def split(self, sizes: Sequence[int]) -> list[Said]:
+        """What groups of units say that stand one after the other."""
+        parts = zip(self.values.split(sizes, 1), self.bend.split(sizes, 1), strict=True)
+        return [Said(values, bend) for values, bend in parts]
+
+    def fold(self, groups: int) -> Said:
+        return Said(fold(self.values, groups), fold(self.bend, groups))
+
 
 @dataclass(frozen=True, eq=False)
 class Functions:
@@ -101,29 +109,27 @@ class Functions:
 def channels(
     numbers: Tensor, seen: Tensor | None, functions: Functions, target: Tensor, source: Tensor
 ) -> Tensor:
-    """What edges say: numbers [B, t, s, k] -> [B, E, t, s].
+    """What edges say: numbers [B, t, s, k] -> [B, t, E, s].
 
     Args:
         seen: [B, t, s], the share of an edge's numbers that is visible; None when all is.
         target: Bends of the targets, [B, t, curved]. source: of the sources, [B, s, curved].
     """
-    B, t, s, k = numbers.shape
-    if k == 1:
-        mixed = numbers.squeeze(-1).unsqueeze(1) * functions.kernel.view(-1, 1, 1)
+    if numbers.shape[3] == 1:
+        mixed = numbers.transpose(2, 3) * functions.kernel.T
         mixed = mixed.contiguous()  # a factor read across leaves its strides
     else:
-        flat = numbers.reshape(B, t * s, k)
-        mixed = (functions.kernel.T @ flat.transpose(1, 2)).view(B, -1, t, s)
+        mixed = functions.kernel.T @ numbers.transpose(2, 3)
     if seen is not None:
-        mixed = mixed + (1 - seen).unsqueeze(1) * functions.hidden.view(-1, 1, 1)
-    linear, target, source = functions.num_linear, target.transpose(1, 2), source.transpose(1, 2)
+        mixed = mixed + (1 - seen).unsqueeze(2) * functions.hidden.unsqueeze(1)
+    target, source = target.unsqueeze(3), source.transpose(1, 2).unsqueeze(1)
+    straight, bent = mixed.split([functions.num_linear, target.shape[2]], 2)
     asked = any(part.requires_grad for part in (mixed, target, source))
     if not (asked and torch.is_grad_enabled()):  # in place: no second copy of all channels
-        bent = mixed[:, linear:].add_(target.unsqueeze(3)).add_(source.unsqueeze(2))
+        bent.add_(target).add_(source)
         torch.ops.aten.gelu.out(bent, out=bent)
         return mixed
-    bent = mixed[:, linear:] + target.unsqueeze(3)
-    return torch.cat([mixed[:, :linear], F.gelu(bent.add_(source.unsqueeze(2)))], 1)
+    return torch.cat([straight, F.gelu((bent + target).add_(source))], 2)
 
 
 def exchange(
@@ -148,9 +154,9 @@ def exchange(
     parts = [slice(start, start + rows) for start in range(0, max(1, t), rows)]
     if len(parts) == 1:
         came, went = _exchange_rows(numbers, seen, functions, target, source)
-        return came.transpose(1, 2), went.transpose(1, 2)
+        return came, went.transpose(1, 2)
     incoming, outgoing = [], None
-    kept = None if torch.is_grad_enabled() else numbers.new_empty(B, E, t, target.values.shape[-1])
+    kept = None if torch.is_grad_enabled() else numbers.new_empty(B, t, E, target.values.shape[-1])
     for part in parts:
         chosen = None if seen is None else seen[:, part]
         inputs = (numbers[:, part], chosen, functions, Said(*(x[:, part] for x in target)), source)
@@ -162,29 +168,31 @@ def exchange(
             incoming.append(came)
             outgoing = went if outgoing is None else outgoing + went
         else:  # in place: small results between large temporaries would tear up the heap
-            kept[:, :, part] = came
+            kept[:, part] = came
             outgoing = went if outgoing is None else outgoing.add_(went)
     assert outgoing is not None
-    found = torch.cat(incoming, 2) if kept is None else kept
-    return found.transpose(1, 2), outgoing.transpose(1, 2)
+    return torch.cat(incoming, 1) if kept is None else kept, outgoing.transpose(1, 2)
 
 
 def _exchange_rows(
     numbers: Tensor, seen: Tensor | None, functions: Functions, target: Said, source: Said
 ) -> tuple[Tensor, Tensor]:
-    """As `exchange`, all rows at once; channels before units in what comes back."""
+    """As `exchange`, all rows at once; outgoing is [B, E, s, V]. A matrix product a way."""
     said = channels(numbers, seen, functions, target.bend, source.bend)
-    B, E, t, s = said.shape
-    came = (said.view(B, E * t, s) @ source.values).view(B, E, t, -1)
-    return came, said.transpose(2, 3) @ target.values.unsqueeze(1)
+    B, t, E, s = said.shape
+    came = said.view(B, t * E, s) @ source.values
+    went = said.view(B, t, E * s).transpose(1, 2) @ target.values
+    return came.view(B, t, E, -1), went.view(B, E, s, -1)
 
 
 @lru_cache(maxsize=4096)
-def _scale(linear: int, width: int, num: int, blocks: int) -> Tensor:
-    """What sums over `num` neighbours are multiplied by, float64 [width]."""
+def _scale(
+    linear: int, width: int, num: int, blocks: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What sums over `num` neighbours are multiplied by, [width]."""
     scale = torch.full((width,), 1 / num, dtype=torch.float64)
     scale[:linear] = num**-0.5
-    return scale / blocks
+    return (scale / blocks).to(device, dtype)
 
 
 class Round(nn.Module):
@@ -208,12 +216,17 @@ class Round(nn.Module):
 
     def say(self, normal: Tensor) -> tuple[Said, Said]:
         """What units [B, N, C] say to those that they feed, and to those that feed them."""
-        one = normal.new_ones(*normal.shape[:-1], 1)
-        found = []
+        zero, one = normal.new_zeros(1, normal.shape[-1]), normal.new_ones(1)
+        weights, biases = [], []
         for layer in (self.say_forward, self.say_backward):
-            values, bend = layer(normal).split([self.value_dim - 1, self.num_curved], -1)
-            found.append(Said(torch.cat([values, one], -1), bend))
-        return found[0], found[1]
+            sizes = [self.value_dim - 1, self.num_curved]
+            value, bend = layer.weight.split(sizes)
+            weights += [value, zero, bend]
+            value, bend = layer.bias.split(sizes)
+            biases += [value, one, bend]
+        found = F.linear(normal, torch.cat(weights), torch.cat(biases))
+        parts = found.split(2 * [self.value_dim, self.num_curved], -1)
+        return Said(*parts[:2]), Said(*parts[2:])
 
     def mean(self, total: Tensor, num: int, blocks: int = 1) -> Tensor:
         """Sums over `num` neighbours [..., E, V] -> [..., E * V], a share of those of `blocks`.
@@ -221,8 +234,9 @@ class Round(nn.Module):
         Over the root for linear channels, which have either sign and add up as noise does.
         """
         linear = self.num_linear * self.value_dim
-        scale = _scale(linear, total.shape[-2] * total.shape[-1], max(1, num), blocks)
-        return total.flatten(-2) * scale.to(total)
+        width = total.shape[-2] * total.shape[-1]
+        scale = _scale(linear, width, max(1, num), blocks, total.dtype, total.device)
+        return total.flatten(-2) * scale
 
     def hear_kin(self, normal: Mapping[str, Tensor], found: Sequence[Kin]) -> dict[str, Tensor]:
         """What units read from their children's mean and their parents, [B, n, C] a group."""

@@ -6,6 +6,7 @@ Letters in shapes: B batch, n numbers of a layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .base import Batch, depth_weights
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 EXACT = 2**16  # numbers of a row that are sorted
+TOGETHER = 2**12  # numbers of a row up to which layers of one size are taken in one go
 CHUNK = 2**17  # numbers of rows of many at once, near the cache
 NUM_BINS = 2**12
 REACH = 12.0  # scaled numbers beyond count as this far
@@ -34,7 +36,7 @@ def layer_moments(batch: Batch, num_slots: int) -> Tensor:
         for block in batch.architecture.blocks:
             if block.kind in kinds and block.num_edges:
                 layers.setdefault(block.leader or block.tensor, []).append(block)
-        rows = [moments([batch.read(b).flatten(1) for b in blocks]) for blocks in layers.values()]
+        rows = _moments_of_layers(batch, list(layers.values()))
         if not rows:
             width = num_slots * (2 + len(QUANTILES))
             parts.append(batch.values.new_zeros(len(batch.values), width))
@@ -43,6 +45,24 @@ def layer_moments(batch: Batch, num_slots: int) -> Tensor:
         spread = depth_weights(len(rows), num_slots, stacked) @ stacked
         parts.append(spread.flatten(1))
     return torch.cat(parts, 1)
+
+
+def _moments_of_layers(batch: Batch, layers: list[list[Block]]) -> list[Tensor]:
+    """Moments of each layer's numbers, [B, 7] a layer; small ones of one size together."""
+    rows: dict[int, Tensor] = {}
+    small: dict[int, list[tuple[int, Tensor]]] = {}
+    for place, blocks in enumerate(layers):
+        parts = [batch.read(block).flatten(1) for block in blocks]
+        num = sum(part.shape[1] for part in parts)
+        if num > TOGETHER:
+            rows[place] = moments(parts)
+        else:
+            small.setdefault(num, []).append((place, torch.cat(parts, 1)))
+    for found in small.values():
+        together = moments([torch.cat([numbers for _, numbers in found])])
+        for (place, _), row in zip(found, together.chunk(len(found)), strict=True):
+            rows[place] = row
+    return [rows[place] for place in range(len(layers))]
 
 
 def moments(parts: Sequence[Tensor]) -> Tensor:
@@ -54,7 +74,7 @@ def moments(parts: Sequence[Tensor]) -> Tensor:
     """
     if sum(part.shape[1] for part in parts) > EXACT and not any(p.requires_grad for p in parts):
         return _moments_of_many(parts)
-    numbers = torch.cat(list(parts), 1)
+    numbers = parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
     centre = numbers.mean(1, keepdim=True)
     variance = (numbers - centre).square().mean(1, keepdim=True)
     return torch.cat([centre, variance, quantiles(numbers)], 1)
@@ -62,15 +82,22 @@ def moments(parts: Sequence[Tensor]) -> Tensor:
 
 def quantiles(numbers: Tensor) -> Tensor:
     """QUANTILES of each row, with linear interpolation between neighbours: [B, n] -> [B, 5]."""
-    n = numbers.shape[1]
-    places = numbers.new_tensor(QUANTILES).double() * (n - 1)
+    low, high, share = _places(numbers.shape[1], numbers.dtype, numbers.device)
     if numbers.requires_grad or numbers.device.type != "cpu":
         ordered = numbers.sort(1).values
-    else:  # several times as fast as torch's
-        ordered = torch.from_numpy(np.sort(numbers.detach().numpy(), axis=1))
+        return torch.lerp(ordered[:, low], ordered[:, high], share)
+    found = np.sort(numbers.detach().numpy(), axis=1)  # several times as fast as torch's
+    below, above = (torch.from_numpy(found[:, at.numpy()]) for at in (low, high))
+    return torch.lerp(below, above, share)
+
+
+@lru_cache(maxsize=1024)
+def _places(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Where QUANTILES stand among n ordered numbers: below, above, and the share of the latter."""
+    places = torch.tensor(QUANTILES, dtype=dtype).double() * (n - 1)
     low = places.floor().long()
-    share = (places - low).to(numbers)
-    return torch.lerp(ordered[:, low], ordered[:, (low + 1).clamp(max=n - 1)], share)
+    share = (places - low).to(dtype)
+    return low.to(device), (low + 1).clamp(max=n - 1).to(device), share.to(device)
 
 
 def _moments_of_many(parts: Sequence[Tensor]) -> Tensor:
