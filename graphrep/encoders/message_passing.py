@@ -122,7 +122,7 @@ def channels(
         mixed = functions.kernel.T @ numbers.transpose(2, 3)
     if seen is not None:
         mixed = mixed + (1 - seen).unsqueeze(2) * functions.hidden.unsqueeze(1)
-    target, source = target.unsqueeze(3), source.transpose(1, 2).unsqueeze(1)
+    target, source = target.unsqueeze(3), source.transpose(1, 2).contiguous().unsqueeze(1)
     straight, bent = mixed.split([functions.num_linear, target.shape[2]], 2)
     asked = any(part.requires_grad for part in (mixed, target, source))
     if not (asked and torch.is_grad_enabled()):  # in place: no second copy of all channels
@@ -154,9 +154,9 @@ def exchange(
     parts = [slice(start, start + rows) for start in range(0, max(1, t), rows)]
     if len(parts) == 1:
         came, went = _exchange_rows(numbers, seen, functions, target, source)
-        return came, went.transpose(1, 2)
+        return came.permute(0, 2, 3, 1), went.permute(0, 3, 2, 1)
     incoming, outgoing = [], None
-    kept = None if torch.is_grad_enabled() else numbers.new_empty(B, t, E, target.values.shape[-1])
+    kept = None if torch.is_grad_enabled() else numbers.new_empty(B, target.values.shape[-1], t, E)
     for part in parts:
         chosen = None if seen is None else seen[:, part]
         inputs = (numbers[:, part], chosen, functions, Said(*(x[:, part] for x in target)), source)
@@ -168,21 +168,25 @@ def exchange(
             incoming.append(came)
             outgoing = went if outgoing is None else outgoing + went
         else:  # in place: small results between large temporaries would tear up the heap
-            kept[:, part] = came
+            kept[:, :, part] = came
             outgoing = went if outgoing is None else outgoing.add_(went)
     assert outgoing is not None
-    return torch.cat(incoming, 1) if kept is None else kept, outgoing.transpose(1, 2)
+    found = torch.cat(incoming, 2) if kept is None else kept
+    return found.permute(0, 2, 3, 1), outgoing.permute(0, 3, 2, 1)
 
 
 def _exchange_rows(
     numbers: Tensor, seen: Tensor | None, functions: Functions, target: Said, source: Said
 ) -> tuple[Tensor, Tensor]:
-    """As `exchange`, all rows at once; outgoing is [B, E, s, V]. A matrix product a way."""
+    """As `exchange`, all rows at once: incoming [B, V, t, E], outgoing [B, V, E, s].
+
+    Values stand left in both products: with few columns they take up to four times as long.
+    """
     said = channels(numbers, seen, functions, target.bend, source.bend)
     B, t, E, s = said.shape
-    came = said.view(B, t * E, s) @ source.values
-    went = said.view(B, t, E * s).transpose(1, 2) @ target.values
-    return came.view(B, t, E, -1), went.view(B, E, s, -1)
+    came = source.values.transpose(1, 2) @ said.view(B, t * E, s).transpose(1, 2)
+    went = target.values.transpose(1, 2) @ said.view(B, t, E * s)
+    return came.view(B, -1, t, E), went.view(B, -1, E, s)
 
 
 @lru_cache(maxsize=4096)
