@@ -121,6 +121,7 @@ def train_one(settings: Settings) -> tuple[Path, str]:
                 run,
                 on_step=advance,
                 on_metrics=show_speed,
+                say=lambda note: advance(0, note),
             )
         uri = ""
         if team.leads:

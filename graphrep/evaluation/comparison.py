@@ -135,6 +135,7 @@ def train_representation(
     *,
     on_step: Callable[[int], None] = lambda step: None,
     on_metrics: Callable[[Mapping[str, float], int], None] = lambda metrics, step: None,
+    say: Callable[[str], None] = lambda note: None,
 ) -> tuple[Representation, Result, Objective]:
     """A representation trained on the training split of one or more zoos together.
 
@@ -142,6 +143,7 @@ def train_representation(
 
     Args:
         on_metrics: Called beside `run.log_metrics`.
+        say: Told what is done before the first step.
 
     Returns:
         The representation, how training went, and the objective with what it trained for
@@ -152,7 +154,7 @@ def train_representation(
         run.log_metrics(metrics, step)
         on_metrics(metrics, step)
 
-    groups = {s: networks_of(zoo, s, objective) for s in SPLITS[:2]}
+    groups = {s: networks_of(zoo, s, objective, say) for s in SPLITS[:2]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         weights = learn_rescalings(WeightModel(model), zoo)

@@ -20,10 +20,15 @@ SAMPLE = 64  # networks that say what is usual of an architecture
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 
 
-def behaviours_of(zoos: list[Zoo], num_queries: int) -> dict[str, Behaviour]:
+def behaviours_of(
+    zoos: list[Zoo], num_queries: int, num_usual: int = SAMPLE
+) -> dict[str, Behaviour]:
     """How the networks of each architecture are run; always the same queries.
 
     Where zoos share an architecture, the queries are drawn from what each was made for.
+
+    Args:
+        num_usual: Networks of an architecture that say how far answers usually spread.
 
     Raises:
         ValueError: a zoo that tells no module, or no inputs of it.
@@ -45,7 +50,7 @@ def behaviours_of(zoos: list[Zoo], num_queries: int) -> dict[str, Behaviour]:
                 if name not in modules:
                     modules[name] = part.network(int(group.rows[0])).eval()
                 inputs.setdefault(name, []).append(inputs_of(part, modules[name], num_queries))
-                step = max(1, len(group.theta) // SAMPLE)
+                step = max(1, len(group.theta) // num_usual)
                 samples.setdefault(name, []).append(
                     group.theta[torch.arange(0, len(group.theta), step)]
                 )

@@ -43,7 +43,7 @@ class Responses:
             ValueError: a zoo that tells no module or no inputs of it, or whose networks put out
                 different numbers of outputs.
         """
-        behaviours = behaviours_of([zoo], num_queries)
+        behaviours = behaviours_of([zoo], num_queries, num_usual=1)  # spread is its own
         plain = cls(behaviours, torch.zeros(()), 1.0)
         found = []
         for group in zoo.split("train").groups():

@@ -7,7 +7,7 @@ Letters in shapes: M networks of one architecture, K targets, Q queries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def networks_of(zoos: Zoo | Sequence[Zoo], split: str, config: ObjectiveConfig) -> list[Networks]:
+def networks_of(
+    zoos: Zoo | Sequence[Zoo],
+    split: str,
+    config: ObjectiveConfig,
+    say: Callable[[str], None] = lambda note: None,
+) -> list[Networks]:
     """A split of one or more zoos, by architecture, with all that an objective wants to know.
 
     Weights stay on disk. What targets are is read off the training split, whichever is asked
     for, so that splits agree. Zoos are told apart by their names.
+
+    Args:
+        say: Told how far it is where networks are run, which takes minutes for large ones.
 
     Raises:
         ValueError: a zoo has no such property or split.
@@ -54,12 +62,15 @@ def networks_of(zoos: Zoo | Sequence[Zoo], split: str, config: ObjectiveConfig) 
         columns = None
         if targets:
             columns = torch.stack([_column(table, target) for target in targets], 1)
+        num_read = 0
         for group in part.groups():
             own = None if columns is None else columns[group.rows]
             successor = None
             if isinstance(config, TrajectoryConfig):
                 successor, own = successors_of(table.iloc[group.rows.numpy()])
             if answers:
+                say(f"answers of {zoo.name}, {split}: {num_read} of {len(part)}")
+                num_read += len(group.theta)
                 own = _side_by_side(answers, number, group.theta, group.architecture)
             found.append(Networks(group.architecture, group.theta, own, successor, zoo.name))
     return found
