@@ -39,7 +39,7 @@ def read_findings(folders: Sequence[Path]) -> Findings:
     """All that is judged in the folders of some cells.
 
     Raises:
-        ValueError: nothing is.
+        ValueError: nothing is, or two cells differ in settings alone that no table tells apart.
     """
     rows: list[dict[str, Any]] = []
     resampled: list[np.ndarray] = []
@@ -69,7 +69,22 @@ def read_findings(folders: Sequence[Path]) -> Findings:
             curves += [{**common, **row} for row in found["label_efficiency"]]
     if not rows:
         raise ValueError(f"none of {len(folders)} cells has results yet")
-    return Findings(pd.DataFrame(rows), resampled, pd.DataFrame(curves))
+    results = pd.DataFrame(rows)
+    _check_told_apart(results)
+    return Findings(results, resampled, pd.DataFrame(curves))
+
+
+def _check_told_apart(results: pd.DataFrame) -> None:
+    """A seed counts once: runs of other lengths or settings would pass for more seeds."""
+    twice = results[results.duplicated([*QUESTION, *ANSWER, "seed"], keep=False)]
+    if len(twice):
+        first = twice.iloc[0]
+        steps = sorted(set(twice["num_steps"].dropna().astype(int)))
+        raise ValueError(
+            f"two cells are '{first['label']}', seed {first['seed']}, trained on "
+            f"{first['trained_on']} (steps among them: {steps}): a report takes one of them; give "
+            "the other a name by --variant, or an --output of its own"
+        )
 
 
 def summarise(findings: Findings) -> pd.DataFrame:

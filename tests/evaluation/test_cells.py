@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -271,6 +272,14 @@ def test_a_lead_smaller_than_each_interval_is_seen_in_pairs(tmp_path: Path, shif
     )
     assert best.loc["graph_responses", "difference"] == pytest.approx(0.3)
     assert joint_against_alone(findings).empty
+
+
+def test_two_cells_that_no_table_tells_apart_are_refused(tmp_path: Path) -> None:
+    """Runs of 500 and of 1,200 steps would count as two seeds of one method."""
+    folders = sorted(made_findings(tmp_path / "a", 0.0).iterdir())
+    longer = shutil.copytree(folders[0], tmp_path / "longer")
+    with pytest.raises(ValueError, match="two cells are 'graph', seed 0, trained on z"):
+        read_findings([*folders, longer])
 
 
 def test_cells_without_results_are_refused(tmp_path: Path) -> None:
