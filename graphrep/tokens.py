@@ -79,13 +79,13 @@ class TokenGrid:
         return tokens.flatten(1).index_select(1, self.to(tokens.device)._places)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _moved(grid: TokenGrid, device: torch.device) -> TokenGrid:
     names = ("index", "position", "target", "reads", "reader")
     return replace(grid, **{name: getattr(grid, name).to(device) for name in names})
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def token_grid(architecture: Architecture, token_size: int) -> TokenGrid:
     """The grid of an architecture; every parameter has exactly one place in it.
 

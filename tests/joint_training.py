@@ -67,6 +67,7 @@ def all_runs(folder: Path, accumulate: int) -> dict[str, Any]:
     return {
         "views": record(config, OBJECTIVE, groups(), folder / "views"),
         "more": record(more, OBJECTIVE, groups(), folder / "more"),
+        "few": record(config, OBJECTIVE, [*groups(2), *groups(2)], folder / "few"),
         "plain": record(config, PLAIN, groups(8)[1:], folder / "plain"),
     }
 

@@ -62,7 +62,7 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> float:
     )
 
 
-@pytest.mark.parametrize("name", ["views", "more", "plain"])
+@pytest.mark.parametrize("name", ["views", "more", "few", "plain"])
 def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(
     one: dict[str, Any], two: dict[str, Any], name: str
 ) -> None:

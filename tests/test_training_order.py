@@ -27,7 +27,8 @@ def zoo(name: str, sizes: list[int]) -> list[Networks]:
 
 def seen(order: BatchOrder, first: int, last: int) -> list[int]:
     """The networks of some batches, one after the other."""
-    return [int(row[0]) for n in range(first, last) for row in order.read(order.choose(n)).theta]
+    chosen = [choice for n in range(first, last) for choice in order.choose(n)]
+    return [int(row[0]) for choice in chosen for row in order.read(choice).theta]
 
 
 @pytest.fixture
@@ -45,6 +46,31 @@ def test_every_epoch_is_another_shuffle_of_all_networks(zoos: list[Networks]) ->
     # the zoos are mixed, not one after the other
     is_large = [n >= 10_000 for n in first]
     assert sum(a != b for a, b in pairwise(is_large)) > 2
+
+
+def test_architectures_of_few_networks_share_batches() -> None:
+    """As in a wild zoo, where batches of one architecture would be a few copies of one network."""
+    sizes = [3, 4, 2, 3, 4, 9]
+    groups = []
+    for number, (case, size) in enumerate(zip(CASES, sizes, strict=False)):
+        architecture = trace(case.module(), case.example())
+        theta = torch.zeros(size, architecture.num_parameters)
+        theta[:, 0] = torch.arange(size) + 1000 * number
+        groups.append(Networks(architecture, theta))
+    order = BatchOrder(groups, 8, seed=0)
+    assert order.per_epoch == 2 + 2  # 16 networks of five architectures, and nine of one
+    for epoch in range(3):
+        batches = [order.choose(4 * epoch + n) for n in range(4)]
+        everything = sorted(n for n in seen(order, 4 * epoch, 4 * epoch + 4))
+        assert everything == sorted(int(n) for g in groups for n in g.theta[:, 0])
+        shared = [batch for batch in batches if len(batch) > 1]
+        assert sorted(map(len, shared)) == [2, 3]
+        assert {len(batch[0]) for batch in batches if len(batch) == 1} == {8, 1}
+        for batch in shared:
+            assert len({choice.group for choice in batch}) == len(batch)
+            assert [choice.batch for choice in batch] == [batch[0].number] * len(batch)
+    numbers = [choice.number for step in range(6) for choice in order.step(step, 2)]
+    assert len(set(numbers)) == len(numbers)  # each draws for itself
 
 
 def test_a_batch_follows_from_the_seed_and_its_number(zoos: list[Networks]) -> None:

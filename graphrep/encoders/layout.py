@@ -99,7 +99,7 @@ def _features(blocks: list[Block]) -> Features:
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def places_of_numbers(architecture: Architecture) -> Tensor:
     """Where each number of theta stands once the layout's blocks are laid out one by one.
 

@@ -17,8 +17,8 @@ class TrainingConfig:
 
     seed: int = 0
     num_steps: int = 2000
-    batch_size: int = 32  # networks of one architecture that a process sees at once
-    accumulate: int = 1  # batches of one step and process; a step mixes architectures
+    batch_size: int = 32  # networks of one architecture, or of several that have fewer
+    accumulate: int = 1  # batches of one step and process
     balance: float = 0.0  # shares of several zoos: 0 by their size, 1 equal
     learning_rate: float = 2e-3  # the peak of the one-cycle schedule
     weight_decay: float = 3e-9  # on matrices

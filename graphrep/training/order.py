@@ -1,5 +1,7 @@
-"""Which networks are trained on when: one endless sequence of batches, each of one architecture.
+"""Which networks are trained on when: one endless sequence of batches.
 
+A batch is of one architecture, or of several that have fewer networks than a batch holds,
+so that a zoo where every network is a design of its own trains on as many a step.
 Batch n follows from (seed, n) alone. Every zoo is shuffled anew each time that all of it
 was seen, whatever its share; the zoos' batches are shuffled among each other. Knows
 neither models nor losses.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,21 +19,31 @@ from torch import Tensor
 from .draws import generator_of
 from .networks import Networks, Rows
 
+PART = 10**9  # beyond any number of batches
+Parts = list[tuple[int, Tensor]]  # of a batch: a group and its rows
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Networks of batch `number`: rows `index` int64 [B] of a group."""
+    """Networks of one architecture in a batch: rows `index` int64 [B] of a group."""
 
-    number: int
+    batch: int
+    part: int  # of the batch, which has one unless its architectures have few networks
     group: int
     index: Tensor
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def number(self) -> int:
+        """One for each part of each batch; the batch's own for the first."""
+        return self.batch + PART * self.part
+
 
 class BatchOrder:
-    """Batches of at most `batch_size` networks, from groups of one architecture each.
+    """Batches of `batch_size` networks, or of the rest of an architecture, from groups of one
+    architecture each. Groups of fewer networks share batches, about `batch_size` in each.
 
     Groups of one `Networks.zoo` are a zoo. In an epoch, which has as many batches as
     there are without balance, zoo z has a share of the networks in proportion to its size
@@ -47,33 +60,40 @@ class BatchOrder:
             if len(networks):
                 zoos.setdefault(networks.zoo, []).append(number)
         self.zoos = list(zoos.values())
-        self.batches = [sum(-(-len(groups[g]) // batch_size) for g in zoo) for zoo in self.zoos]
+        self.batches = [self._count(zoo) for zoo in self.zoos]
         self.per_epoch = sum(self.batches)
         sizes = [sum(len(groups[g]) for g in zoo) for zoo in self.zoos]
         wanted = [num / size**balance for num, size in zip(self.batches, sizes, strict=True)]
         self.shares = _round([w * self.per_epoch / sum(wanted) for w in wanted])
-        self._epoch: tuple[int, list[tuple[int, Tensor]]] = (-1, [])
+        self._epoch: tuple[int, list[Parts]] = (-1, [])
 
-    def choose(self, number: int) -> Choice:
-        """Which networks batch `number` holds; reads nothing."""
+    def choose(self, number: int) -> list[Choice]:
+        """Which networks batch `number` holds, by architecture; reads nothing."""
         epoch, place = divmod(number, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._mix(epoch))
-        return Choice(number, *self._epoch[1][place])
+        return [Choice(number, i, *part) for i, part in enumerate(self._epoch[1][place])]
 
     def step(self, step: int, num: int) -> list[Choice]:
-        """The batches of a step that takes `num`."""
-        return [self.choose(number) for number in range(step * num, (step + 1) * num)]
+        """What the batches of a step hold that takes `num`."""
+        return [c for number in range(step * num, (step + 1) * num) for c in self.choose(number)]
 
     def read(self, choice: Choice) -> Rows:
         """The networks themselves."""
         return self.groups[choice.group].take(choice.index)
 
     def num_weights(self, choice: Choice) -> int:
-        """Numbers in all networks of a batch."""
+        """Numbers in all networks of a choice."""
         return len(choice) * self.groups[choice.group].architecture.num_parameters
 
-    def _mix(self, epoch: int) -> list[tuple[int, Tensor]]:
+    def _count(self, zoo: Sequence[int]) -> int:
+        """Batches that hold all networks of a zoo once."""
+        sizes = [len(self.groups[group]) for group in zoo]
+        few = sum(size for size in sizes if size < self.batch_size)
+        whole = [size for size in sizes if size >= self.batch_size]
+        return sum(-(-size // self.batch_size) for size in (few, *whole))
+
+    def _mix(self, epoch: int) -> list[Parts]:
         """Batches of an epoch: each zoo's next ones, all shuffled."""
         found = []
         for zoo, (share, num) in enumerate(zip(self.shares, self.batches, strict=True)):
@@ -86,16 +106,22 @@ class BatchOrder:
         generator = generator_of(self.seed, -(10**15) - epoch)
         return [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
 
-    def _shuffle(self, zoo: int, epoch: int) -> list[tuple[int, Tensor]]:
+    def _shuffle(self, zoo: int, epoch: int) -> list[Parts]:
         """All networks of one zoo, once."""
         generator = generator_of(self.seed, -1 - epoch - 10**12 * zoo)
-        batches = [
-            (group, rows)
-            for group in self.zoos[zoo]
-            for rows in torch.randperm(len(self.groups[group]), generator=generator).split(
-                self.batch_size
-            )
-        ]
+        batches: list[Parts] = []
+        few: Parts = []
+        for group in self.zoos[zoo]:
+            rows = torch.randperm(len(self.groups[group]), generator=generator)
+            if len(rows) < self.batch_size:
+                few.append((group, rows))
+            else:
+                batches += [[(group, part)] for part in rows.split(self.batch_size)]
+        if len(few) > 1:
+            few = [few[i] for i in torch.randperm(len(few), generator=generator).tolist()]
+        num = self.batches[zoo] - len(batches)
+        ends = [len(few) * i // num for i in range(num + 1)] if num else []
+        batches += [few[start:end] for start, end in pairwise(ends)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 

@@ -58,10 +58,10 @@ class Step:
         """Leave the gradient, clipped, with the parameters.
 
         Args:
-            choices: The step's batches, of all processes.
+            choices: What the step's batches hold, of all processes.
 
         Returns:
-            Losses of this process's own batches, `own(choices)`, and the norm of the
+            Losses of this process's own choices, `own(choices)`, and the norm of the
             gradient before it was clipped; all on the device.
         """
         for parameter in self.parameters:
@@ -81,8 +81,8 @@ class Step:
         return found, nn.utils.clip_grad_norm_(self.parameters, limit)
 
     def own(self, choices: Sequence[Choice]) -> Sequence[Choice]:
-        """This process's batches of a step."""
-        return choices[self.processes.rank :: self.processes.num]
+        """What this process's batches of a step hold."""
+        return [c for c in choices if c.batch % self.processes.num == self.processes.rank]
 
     def _alone(self, unfinished: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients once a step, with its last batch."""
