@@ -22,6 +22,7 @@ from .scores import KINDS, interval, mean_over_seeds
 
 QUESTION = ["trained_on", "zoo", "split", "labels", "property", "score"]  # one that methods answer
 ANSWER = ["method", "mode", "label"]
+TOLD = ("num_train", "num_steps")  # of cells that no table tells apart
 COSTS = ("num_parameters", "embedding_dim", "num_steps", "train_seconds", "best_step")
 
 
@@ -79,11 +80,12 @@ def _check_told_apart(results: pd.DataFrame) -> None:
     twice = results[results.duplicated([*QUESTION, *ANSWER, "seed"], keep=False)]
     if len(twice):
         first = twice.iloc[0]
-        steps = sorted(set(twice["num_steps"].dropna().astype(int)))
+        told = {name: sorted(set(twice[name].dropna().astype(int))) for name in TOLD}
         raise ValueError(
             f"two cells are '{first['label']}', seed {first['seed']}, trained on "
-            f"{first['trained_on']} (steps among them: {steps}): a report takes one of them; give "
-            "the other a name by --variant, or an --output of its own"
+            f"{first['trained_on']}, with {told}: they differ in settings or in the zoo's "
+            "networks; a report takes one of them. Give the other a name by --variant, or an "
+            "--output of its own"
         )
 
 
