@@ -140,10 +140,17 @@ def test_a_zoo_survives_the_loss_of_a_machine_of_the_cluster(zoo: Zoo, tmp_path:
     )
     try:
         _, lost = (nodes.add_node(num_cpus=1) for _ in range(2))
-        # pauses outlast the removal of a node, so that it is lost in the midst of an item
+        # pauses outlast the removal of a node, and it is lost when it has just begun its second
+        # item, so in the midst of one
         process = start_slowly(path, 4.0, RAY_ADDRESS=nodes.address)
-        wait_until(lambda: process.poll() is not None or len(begun(log)) >= 3)
-        inmates = children_of(lost.all_processes["raylet"][0].process.pid)
+        raylet = lost.all_processes["raylet"][0].process.pid
+
+        def begun_there() -> int:
+            inmates = set(children_of(raylet))
+            return sum(pid in inmates for pids in begun(log).values() for pid in pids)
+
+        wait_until(lambda: process.poll() is not None or begun_there() >= 2)
+        inmates = children_of(raylet)
         nodes.remove_node(lost, allow_graceful=False)
         for pid in inmates:
             with suppress(ProcessLookupError):
