@@ -162,10 +162,8 @@ class GraphEncoder(Encoder):
         """Sums of the parts of each group, groups one after the other: [B, N, width]."""
         B, like = len(batch.values), batch.values
         summed = [
-            sum(parts[name][1:], parts[name][0])
-            if parts[name]
-            else like.new_zeros(B, rows.stop - rows.start, width)
-            for name, rows in layout.units.items()
+            sum(parts[name][1:], parts[name][0]) if parts[name] else like.new_zeros(B, size, width)
+            for name, size in zip(layout.units, layout.sizes, strict=True)
         ]
         return torch.cat(summed, 1) if summed else like.new_zeros(B, 0, width)
 
@@ -173,9 +171,9 @@ class GraphEncoder(Encoder):
         self, layer: Round, batch: Batch, layout: Layout, state: Tensor, functions: list[Functions]
     ) -> Tensor:
         normal = layer.norm(state)
-        sizes = [rows.stop - rows.start for rows in layout.units.values()]
         forward, backward = (
-            dict(zip(layout.units, said.split(sizes), strict=True)) for said in layer.say(normal)
+            dict(zip(layout.units, said.split(layout.sizes), strict=True))
+            for said in layer.say(normal)
         )
         incoming: dict[str, list[Tensor]] = {name: [] for name in layout.units}
         outgoing: dict[str, list[Tensor]] = {name: [] for name in layout.units}
@@ -246,8 +244,7 @@ class GraphEncoder(Encoder):
     def _pool(self, batch: Batch, layout: Layout, state: Tensor) -> Tensor:
         """Mean and deviation of unit states a group, spread by depth; then layer moments."""
         slots, C = self.config.num_slots, self.config.unit_dim
-        sizes = [rows.stop - rows.start for rows in layout.units.values()]
-        groups = [_mean_and_deviation(states) for states in state.split(sizes, 1)]
+        groups = [_mean_and_deviation(states) for states in state.split(layout.sizes, 1)]
         found = torch.stack(groups, 1) if groups else state.new_zeros(len(state), 0, 2 * C)
         pooled = [(depth_weights(len(groups), slots, found) @ found).flatten(1)]
         if self.config.moments:

@@ -50,6 +50,11 @@ class Layout:
     num_incoming: dict[str, int]  # blocks that read into each group
     num_outgoing: dict[str, int]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Units of each group."""
+        return [rows.stop - rows.start for rows in self.units.values()]
+
 
 @lru_cache(maxsize=1024)
 def layout_of(architecture: Architecture) -> Layout:

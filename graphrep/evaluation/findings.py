@@ -40,7 +40,7 @@ def read_findings(folders: Sequence[Path]) -> Findings:
     """All that is judged in the folders of some cells.
 
     Raises:
-        ValueError: nothing is, or two cells differ in settings alone that no table tells apart.
+        ValueError: nothing is, or no table tells two cells apart.
     """
     rows: list[dict[str, Any]] = []
     resampled: list[np.ndarray] = []

@@ -278,8 +278,12 @@ def test_two_cells_that_no_table_tells_apart_are_refused(tmp_path: Path) -> None
     """Runs of 500 and of 1,200 steps would count as two seeds of one method."""
     folders = sorted(made_findings(tmp_path / "a", 0.0).iterdir())
     longer = shutil.copytree(folders[0], tmp_path / "longer")
-    with pytest.raises(ValueError, match="two cells are 'graph', seed 0, trained on z"):
+    for folder, num_steps in ((folders[0], 500), (longer, 1200)):
+        facts = json.loads((folder / "cell.json").read_text())
+        (folder / "cell.json").write_text(json.dumps({**facts, "num_steps": num_steps}))
+    with pytest.raises(ValueError, match="two cells are 'graph', seed 0, trained on z") as caught:
         read_findings([*folders, longer])
+    assert "[500, 1200]" in str(caught.value)
 
 
 def test_cells_without_results_are_refused(tmp_path: Path) -> None:
