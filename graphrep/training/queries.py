@@ -6,6 +6,8 @@ images, and for policies, whose observations no zoo keeps, numbers from a normal
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
@@ -69,17 +71,26 @@ def behaviours_of(
 
 def inputs_of(zoo: Zoo, module: nn.Module, num: int) -> Tensor:
     """Inputs [num, ...] of a zoo's module, drawn with a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
     match module:
         case Siren():
-            return torch.rand(num, 2, generator=generator) * 2 - 1
+            return torch.rand(num, 2, generator=_generator()) * 2 - 1
         case PolicyNetwork():
             first = module.layers[0] if len(module.layers) else module.output
             assert isinstance(first, nn.Linear)
-            return torch.randn(num, first.in_features, generator=generator)
+            return torch.randn(num, first.in_features, generator=_generator())
         case _:
-            images = zoo.images().train_images
-            return images[torch.randperm(len(images), generator=generator)[:num]]
+            return _images_of(zoo, num)
+
+
+@lru_cache(maxsize=8)
+def _images_of(zoo: Zoo, num: int) -> Tensor:
+    """Once a zoo that is open, not an architecture: reading CIFAR takes a second."""
+    images = zoo.images().train_images
+    return images[torch.randperm(len(images), generator=_generator())[:num]]
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _spread(outputs: Tensor) -> float:
