@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from graphrep.evaluation.cells import Cell, JudgingConfig
+from graphrep.evaluation.cells import Cell, JudgingConfig, open_zoo
 from graphrep.evaluation.divisions import ZOO, divide, first_models
 from graphrep.evaluation.findings import read_findings
 from graphrep.evaluation.label_efficiency import LabelConfig
@@ -62,7 +62,7 @@ def main(
     workers: Annotated[int, typer.Option(help="processes of one thread")] = 1,
     output: Path = Path("runs/compare_encoders"),
 ) -> None:
-    opened = {path: Zoo.open(path) for path in zoos}
+    opened = {path: open_zoo(path) for path in zoos}
     if len({zoo.name for zoo in opened.values()}) < len(opened):
         raise typer.BadParameter("two of the zoos have the same name, so results would mix")
     chosen = choose_methods(_list(methods), _list(modes), variant or [])

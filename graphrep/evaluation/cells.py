@@ -112,7 +112,7 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     recorder = run or Run()
     zoos = {
-        path: divide(_open(path, cell.judging.max_models), cell.division)
+        path: divide(open_zoo(path, cell.judging.max_models), cell.division)
         for path in dict.fromkeys((*cell.zoos, *cell.targets))
     }
     sources = [zoos[path] for path in cell.zoos]
@@ -210,15 +210,27 @@ def _keep(
     write_json(place, content, indent=1)
 
 
-def _open(path: str, max_models: int) -> Zoo:
+def open_zoo(path: str, max_models: int = 0) -> Zoo:
+    """A zoo to compare methods on, or its first models.
+
+    Raises:
+        ValueError: no zoo there, or an unfinished one: its division changes while it grows,
+            so what is measured now could not stand beside what is measured later.
+    """
     zoo = Zoo.open(path)
+    if not zoo.finished:
+        num = zoo.properties["model"].nunique()
+        raise ValueError(
+            f"{path}: an unfinished zoo, {num:,} models so far, whose division changes "
+            "while it grows; finish it with the command that began it, then compare"
+        )
     return first_models(zoo, max_models) if max_models else zoo
 
 
 @lru_cache(maxsize=256)
 def _identity(path: str, max_models: int) -> tuple[str, str]:
     """A zoo's name, and what tells one population from another: its networks and splits."""
-    zoo = _open(path, max_models)
+    zoo = open_zoo(path, max_models)
     found = hashlib.sha256(zoo.name.encode())
     for name in ("content_hash", "split"):
         found.update("\n".join(zoo.properties[name].astype(str)).encode())

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from graphrep import Representation
 from graphrep.evaluation import cells as cells_module
-from graphrep.evaluation.cells import Cell, JudgingConfig, is_done, run_cell
+from graphrep.evaluation.cells import Cell, JudgingConfig, is_done, open_zoo, run_cell
 from graphrep.evaluation.findings import (
     best_rivals,
     compare,
@@ -32,8 +33,8 @@ from graphrep.evaluation.scores import Bootstrap
 from graphrep.figures.style import colours
 from graphrep.settings import Settings
 from graphrep.tracking import Tracker, TrackingConfig
-from graphrep.zoo import Zoo
-from tests.evaluation.planted import planted_zoo
+from graphrep.zoo import Record, Zoo, append_to
+from tests.evaluation.planted import architecture, planted_zoo
 
 SMALL = (
     *("encoder.unit_dim=8", "encoder.num_rounds=1", "model.decoder.model_dim=16"),
@@ -331,3 +332,17 @@ def test_time_left_is_told_by_method(zoos: tuple[str, str]) -> None:
     assert progress.left_s == pytest.approx((100 + 2) / 2)
     assert "failed" not in progress.line(fast[1], None)
     assert progress.left_s == pytest.approx(100 / 2)
+
+
+def test_a_zoo_that_grows_is_not_compared(zoos: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "growing"
+    shutil.copytree(zoos[0], path)
+    assert len(open_zoo(str(path), 5)) == 10  # two checkpoints a model
+    kind = architecture((4,))
+    weights = torch.zeros(1, kind.num_parameters)
+    record = Record(name="new", architecture=kind, theta=weights, rows=[{"epoch": 0}])
+    with append_to(path) as writer:
+        writer.add([record])
+        with pytest.raises(ValueError, match="growing: an unfinished zoo"):
+            open_zoo(str(path))
+    assert len(open_zoo(str(path))) == 121
