@@ -21,7 +21,7 @@ import numpy as np
 from ..files import write_json, write_whole
 from ..tracking import Run
 from ..zoo import Zoo
-from .divisions import ZOO, DividedZoo, divide, first_models
+from .divisions import TOGETHER, ZOO, DividedZoo, divide, first_models
 from .judging import (
     Judgement,
     Readings,
@@ -65,7 +65,7 @@ class Cell:
     @property
     def title(self) -> str:
         """For progress lines."""
-        where = "+".join(Path(path).name for path in self.zoos)
+        where = TOGETHER.join(Path(path).name for path in self.zoos)
         division = "" if self.division == ZOO else f", {self.division}"
         return f"{where}{division}: {self.method.label}, seed {self.seed}"
 
@@ -81,7 +81,7 @@ class Cell:
         text = json.dumps(decisive, sort_keys=True, default=str)
         name = f"{self.method.name}-{self.method.mode}-seed{self.seed}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        where = "+".join(name for name, _ in zoos) if len(zoos) < 3 else f"{len(zoos)}_zoos"
+        where = TOGETHER.join(name for name, _ in zoos) if len(zoos) < 3 else f"{len(zoos)}_zoos"
         return output / "cells" / where / self.division.replace(":", "_") / f"{name}-{digest}"
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ZOO = "zoo"
+TOGETHER = "+"  # between the names of zoos that one model learns from
 NUM_VALIDATION = 0.2  # share of few models that is kept for validation
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .divisions import TOGETHER
 from .methods import PROBED, SUPERVISED
 from .scores import KINDS, interval, mean_over_seeds
 
@@ -52,7 +53,7 @@ def read_findings(folders: Sequence[Path]) -> Findings:
         for place in sorted(folder.glob("on-*.json")):
             found = json.loads(place.read_text())
             common = {
-                "trained_on": "+".join(facts["zoos"]),
+                "trained_on": TOGETHER.join(facts["zoos"]),
                 "zoo": found["zoo"],
                 "split": facts["split"],
                 **{name: facts[name] for name in ("method", "mode", "label", "seed")},
@@ -151,7 +152,7 @@ def joint_against_alone(findings: Findings) -> pd.DataFrame:
     """Models of many zoos minus the same method trained on one of them, on that zoo."""
     results = findings.results
     rows = []
-    many = results[results["trained_on"].str.contains("+", regex=False)]
+    many = results[results["trained_on"].str.contains(TOGETHER, regex=False)]
     keys = ["trained_on", *QUESTION[1:], *ANSWER]
     for values, group in many.groupby(keys, sort=False, dropna=False):
         question = dict(zip(keys, values, strict=True))

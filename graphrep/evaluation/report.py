@@ -16,7 +16,7 @@ from ..figures import save_picture
 from ..figures.methods import advantage_map, label_curves, method_scores
 from ..files import write_whole
 from ..tracking import Tracker
-from .divisions import ZOO
+from .divisions import TOGETHER, ZOO
 from .findings import (
     QUESTION,
     Findings,
@@ -68,7 +68,7 @@ def write_report(findings: Findings, output: Path, ours: str = "graph") -> Path:
 
 def record_report(output: Path, tracker: Tracker, zoos: Sequence[str], benchmark_id: str) -> None:
     """The summary run: tables, figures and the report as its description."""
-    params = {"encoder": "summary", "zoo": "+".join(zoos), "seed": "all"}
+    params = {"encoder": "summary", "zoo": TOGETHER.join(zoos), "seed": "all"}
     tags = {"benchmark_id": benchmark_id, "kind": "summary", "encoder": "summary"}
     with tracker.run("summary", params, output / "summary", tags=tags, resume=True) as run:
         for place in sorted(output.glob("*.csv")):
@@ -89,8 +89,10 @@ def record_report(output: Path, tracker: Tracker, zoos: Sequence[str], benchmark
 def _headlines(summary: pd.DataFrame) -> dict[str, float]:
     """Means of what people ask for first, a metric a zoo and method, on the zoos' own splits."""
     rows = summary[_is_main(summary) & (summary["labels"] == "own") & (summary["split"] == ZOO)]
-    rows = rows[(rows["trained_on"] == rows["zoo"]) & rows["property"].isin(HEADLINES)]
-    named = rows["label"].str.replace(", ", ": ")
+    rows = rows[rows["property"].isin(HEADLINES)]
+    alone = rows["trained_on"] == rows["zoo"]
+    source = (": from " + rows["trained_on"].map(_source_title)).mask(alone, "")
+    named = rows["label"].str.replace(", ", ": ") + source
     names = rows["property"] + "/" + rows["zoo"] + "/" + named
     return dict(zip(names, rows["mean"].astype(float), strict=True))
 
@@ -162,10 +164,13 @@ def describe(
     for (source, zoo, split, labels), rows in transferred.groupby(
         ["trained_on", "zoo", "split", "labels"], sort=False
     ):
-        whose = "its own labels" if labels == "own" else f"labels of {source}"
+        title = _source_title(str(source))
+        whose = "its own labels" if labels == "own" else f"labels of {title}"
         parts.append(
-            f"## Trained on {source}, judged on {zoo} with {whose}, {_split_title(str(split))}\n"
+            f"## Trained on {title}, judged on {zoo} with {whose}, {_split_title(str(split))}\n"
         )
+        if title != source:
+            parts.append(f"The zoos: {str(source).replace(TOGETHER, ', ')}.\n")
         parts.append(markdown(_pivot(rows)) + "\n")
     if not differences.empty:
         parts.append(f"## {ours} minus each rival\n")
@@ -236,6 +241,12 @@ def _is_main(table: pd.DataFrame) -> pd.Series:
 def _row_names(rows: pd.DataFrame) -> pd.Series:
     split = rows["split"].map(lambda name: "" if name == ZOO else f", {_split_title(name)}")
     return rows["zoo"] + split
+
+
+def _source_title(trained_on: str) -> str:
+    """A zoo's name, or how many there are where one model learned from several."""
+    num = trained_on.count(TOGETHER) + 1
+    return trained_on if num == 1 else f"{num} zoos together"
 
 
 def _split_title(name: str) -> str:

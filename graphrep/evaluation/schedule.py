@@ -21,6 +21,7 @@ from ..figures.style import colours
 from ..tracking import Tracker, TrackingConfig, replay
 from ..tracking.record import Record
 from .cells import Cell, is_done, run_cell
+from .divisions import TOGETHER
 
 RECORD = "record"  # a cell's own record of its run
 
@@ -147,7 +148,7 @@ def _params(cell: Cell) -> Mapping[str, Any]:
     return {
         "encoder": cell.method.name,
         "seed": cell.seed,
-        "zoo": "+".join(Path(path).name for path in cell.zoos),
+        "zoo": TOGETHER.join(Path(path).name for path in cell.zoos),
         "mode": cell.method.mode,
         "split": cell.division,
         "settings": {} if cell.setup is None else asdict(cell.setup),

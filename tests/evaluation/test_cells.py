@@ -210,6 +210,8 @@ def test_a_whole_comparison_leaves_tables_figures_and_runs(
     text = report.read_text()
     assert "## first, the zoo's split" in text and "graph minus each rival" in text
     assert "One model for many zoos minus one for each" in text
+    assert "## Trained on 2 zoos together, judged on first" in text
+    assert "The zoos: first, second." in text
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"test_accuracy-zoo.png", "advantage-probe.png", "labels-test_accuracy.png"} <= names
     assert len(pd.read_csv(tmp_path / "results.csv")) == len(results)
@@ -220,6 +222,9 @@ def test_a_whole_comparison_leaves_tables_figures_and_runs(
     runs = mlflow.MlflowClient(tracking.store_uri).search_runs(["1"], max_results=50)
     kinds = [run.data.tags["kind"] for run in runs]
     assert kinds.count("summary") == 1 and kinds.count("cell") == 6
+    summary = next(run for run in runs if run.data.tags["kind"] == "summary")
+    assert {f"test_accuracy/{zoo}/graph" for zoo in ("first", "second")} < set(summary.data.metrics)
+    assert "test_accuracy/first/graph: from 2 zoos together" in summary.data.metrics
     of_graph = next(r for r in runs if r.data.params["encoder"] == "graph")
     assert of_graph.data.params["seed"] in ("0", "1") and "zoo" in of_graph.data.params
     assert any(key.startswith("probe_tau/test_accuracy") for key in of_graph.data.metrics)
