@@ -67,7 +67,16 @@ def main(
     print(f"{len(population)} checkpoints, {len(rows)} parents", flush=True)
     started = time.perf_counter()
     copies = make_copies(population, rows, seed)
+    others = {kind: differ(population, rows, graphs) for kind, graphs in copies.items()}
+    copies = {
+        kind: [g for g, other in zip(graphs, others[kind], strict=True) if other]
+        for kind, graphs in copies.items()
+        if others[kind].any()
+    }
     print(f"copies: {time.perf_counter() - started:.0f} s", flush=True)
+    for kind, other in others.items():
+        if not other.all():
+            print(f"{kind}: {other.sum()} of {len(rows)} copies; the rest would be their parents")
     found: list[dict[str, Any]] = []
     for name, representation in representations(
         population, model or [], encoders, steps, override or [], seed
@@ -78,7 +87,7 @@ def main(
         here = table[columns].to_numpy()
         embed_s = time.perf_counter() - started
         learn_rescalings(representation.model, population)
-        for parent, wide in zip(rows, copies["widened"], strict=True):
+        for parent, wide in zip(rows[others["widened"]], copies["widened"], strict=True):
             known = representation.model.rescalings.get(
                 population.graphs[int(parent)].architecture.fingerprint
             )
@@ -89,7 +98,8 @@ def main(
             space = Space(metric, [here])
             for kind, values in embedded.items():
                 distance = pairwise_distances(space(values), space(here), metric=space.distance)
-                scores = score(distance, rows, population.properties["model"].to_numpy(), seed)
+                own = rows[others[kind]]
+                scores = score(distance, own, population.properties["model"].to_numpy(), seed)
                 found.append({"encoder": name, "metric": metric, "copy": kind, **scores})
         one = pd.DataFrame([row for row in found if row["encoder"] == name])
         print(f"\n{name} ({embed_s:.0f} s to embed the zoo)\n{as_text(one)}", flush=True)
@@ -136,6 +146,13 @@ def make_copies(zoo: Zoo, rows: np.ndarray, seed: int) -> dict[str, Graphs]:
     }
 
 
+def differ(zoo: Zoo, rows: np.ndarray, graphs: Sequence[ParameterGraph]) -> np.ndarray:
+    """Which copies are not their very parents, bool [parents]."""
+    parents = (zoo.graphs[int(row)].theta for row in rows)
+    pairs = zip(graphs, parents, strict=True)
+    return np.array([not torch.equal(graph.theta, theta) for graph, theta in pairs])
+
+
 def permute(graphs: Sequence[ParameterGraph], seed: int) -> Graphs:
     """Hidden units in another order: the same function."""
     generator = torch.Generator().manual_seed(seed)
@@ -145,7 +162,8 @@ def permute(graphs: Sequence[ParameterGraph], seed: int) -> Graphs:
 def rescaled(zoo: Zoo, rows: np.ndarray, seed: int) -> Graphs:
     """Each unit multiplied by a number from 1/5 to 5 or a sign that cancels: the same function.
 
-    Where an architecture has no rescaling (GELU, tanh before max pooling) a copy is its parent.
+    Where an architecture has no rescaling (GELU, tanh before max pooling) a copy is its parent,
+    and is left out.
     """
     generator = torch.Generator().manual_seed(seed)
     known = learn_rescalings(WeightModel(ModelConfig(canonical=True)), zoo).rescalings

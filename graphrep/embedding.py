@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from .cluster import WorkersDied, map_on_ray
-from .embedding_inputs import Networks, Unread, find_architecture, open_networks
+from .embedding_inputs import Large, Networks, Unread, find_architecture, open_networks
+from .embedding_networks import embed_networks
 from .embedding_parts import Embedded, has_part, hold_parts, join, write_out, write_part
 from .embedding_table import MODEL_KEY
 from .progress import Advance, show_progress
@@ -180,6 +181,11 @@ class Embedder:
             for found in self.networks.batches(part, self.batch_size, self.representation):
                 if isinstance(found, Unread):
                     reasons[found.row] = found.reason
+                    count(1)
+                    continue
+                if isinstance(found, Large):
+                    alone = embed_networks(self.representation.model, [found.network], 1)
+                    values[found.row - part.start] = alone[0].numpy()
                     count(1)
                     continue
                 rows = self.representation.embed_rows(found.theta.float(), found.architecture)

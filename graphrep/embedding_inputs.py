@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from .architecture import Architecture
+from .embedding_networks import is_streamed
 from .graph import ParameterGraph
 from .loading import load_graph
+from .recognition import MappedNetwork, read_mapped
 from .representation import Representation
+from .training.answers import know_modules
 from .zoo import Zoo
 
 if TYPE_CHECKING:
@@ -36,6 +39,13 @@ class Batch(NamedTuple):
     rows: list[int]
     architecture: Architecture
     theta: Tensor  # [B, P]
+
+
+class Large(NamedTuple):
+    """A network that is embedded alone and block by block, perhaps from where its files lie."""
+
+    row: int
+    network: ParameterGraph | MappedNetwork
 
 
 class Unread(NamedTuple):
@@ -57,7 +67,7 @@ class Networks(Protocol):
 
     def batches(
         self, rows: range, batch_size: int, representation: Representation
-    ) -> Iterator[Batch | Unread]:
+    ) -> Iterator[Batch | Large | Unread]:
         """These networks, each once, up to `batch_size` at a time; `representation` recognises."""
         ...
 
@@ -145,6 +155,7 @@ class ZooNetworks:
     def batches(
         self, rows: range, batch_size: int, representation: Representation
     ) -> Iterator[Batch]:
+        know_modules(representation.model, self.zoo)
         for group in self.zoo.select(slice(rows.start, rows.stop)).groups():
             num = max(1, min(batch_size, BATCH_BYTES // _num_bytes(group.architecture)))
             for start in range(0, len(group.rows), num):
@@ -182,7 +193,7 @@ class FileNetworks:
 
     def batches(
         self, rows: range, batch_size: int, representation: Representation
-    ) -> Iterator[Batch | Unread]:
+    ) -> Iterator[Batch | Large | Unread]:
         waiting: dict[str, list[tuple[int, ParameterGraph]]] = {}
         num_bytes = 0
         for row in rows:
@@ -190,6 +201,9 @@ class FileNetworks:
                 graph = self._read(self._place(self.names[row]), representation)
             except (ValueError, OSError, RuntimeError) as error:
                 yield Unread(row, " ".join(str(error).split()))
+                continue
+            if isinstance(graph, MappedNetwork) or is_streamed(representation.model, graph):
+                yield Large(row, graph)
                 continue
             name = graph.architecture.fingerprint
             waiting.setdefault(name, []).append((row, graph))
@@ -210,8 +224,12 @@ class FileNetworks:
     def opener(self) -> Callable[[], Networks]:
         return partial(FileNetworks, self.names, self.architecture, self.folder)
 
-    def _read(self, path: Path, representation: Representation) -> ParameterGraph:
+    def _read(self, path: Path, representation: Representation) -> ParameterGraph | MappedNetwork:
         """Raises ValueError, OSError or RuntimeError for what cannot be read or embedded."""
+        if representation.model.streams and path.suffix != ".onnx":
+            mapped = read_mapped(path, self.architecture)
+            if mapped is not None:
+                return mapped
         if path.is_dir() or path.suffix == ".onnx":
             graph = load_graph(path).graph
         else:

@@ -36,7 +36,7 @@ def embed_networks(
         batches = track(batches, description="encoding")  # type: ignore[assignment]
     for rows in batches:
         architecture = networks[rows[0]].architecture
-        if _is_large(architecture) and model.streams:
+        if is_streamed(model, networks[rows[0]]):
             found = _embed_streamed(model, networks[rows[0]])
         else:
             chosen = [networks[i] for i in rows]
@@ -74,6 +74,11 @@ def _batches(
         num = 1 if _is_large(networks[rows[0]].architecture) else batch_size
         parts += [rows[start : start + num] for start in range(0, len(rows), num)]
     return parts
+
+
+def is_streamed(model: WeightModel, network: ParameterGraph | MappedNetwork) -> bool:
+    """Whether a network is large enough to be embedded block by block, by a model that can."""
+    return model.streams and _is_large(network.architecture)
 
 
 def _is_large(architecture: Architecture) -> bool:

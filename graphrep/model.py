@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from .answers import AnswerReader
 from .architecture import Architecture
 from .decoders import DecoderConfig, TokenDecoder
 from .encoders import Batch, Embedding, EncoderConfig, GraphEncoderConfig, build_encoder
+from .encoders.moments import NUM_MOMENTS, layer_moments
 from .encoders.streaming import stream
 from .scaling import Scaling, Thetas
 from .symmetry.canonical_form import canonical_rows
@@ -38,13 +40,16 @@ class ModelConfig:
     halo: int = 32  # tokens of context either side of a decoded window, dropped on stitching
     canonical: bool = False  # encode and decode the canonical form among rescaled copies
     merge_duplicates: bool = False  # the model embedding reads one unit for all copies of it
+    moment_slots: int = 0  # depths whose layer moments s(W) stand beside what the encoder says
     readout_dim: int = 0  # numbers that a perceptron adds to the model embedding; 0 for none
+    num_queries: int = 0  # inputs that every network is run on, for numbers beside the learned ones
 
     def __post_init__(self) -> None:
         if self.window <= 2 * self.halo:
             raise ValueError(f"window must exceed twice the halo ({self.halo}), got {self.window}")
-        if self.readout_dim < 0:
-            raise ValueError(f"readout_dim must be 0 or more, got {self.readout_dim}")
+        for name in ("moment_slots", "readout_dim", "num_queries"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 class WeightModel(nn.Module):
@@ -55,6 +60,10 @@ class WeightModel(nn.Module):
     (`learn_rescalings`). With `merge_duplicates` model embeddings are the same for all networks
     that split units of one into copies; tokens and units are still those of the network as it
     is. Copies are merged first: those that were rescaled apart are not recognised.
+
+    A model embedding holds the encoder's numbers, layer moments where `moment_slots` asks for
+    them, the readout's, and with `num_queries` what the network answers (`AnswerReader`), which
+    takes the modules of all architectures.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -64,8 +73,9 @@ class WeightModel(nn.Module):
         self.encoder = build_encoder(config.encoder, config.token_size, config.latent_dim)
         self.decoder = TokenDecoder(config.decoder, config.token_size, config.latent_dim)
         self.readout: nn.Sequential | None = None
+        self.answers = AnswerReader(config.num_queries) if config.num_queries else None
         if config.readout_dim:
-            D, R = self.encoder.embedding_dim, config.readout_dim
+            D, R = self.learned_dim - config.readout_dim, config.readout_dim
             self.readout = nn.Sequential(
                 *(nn.LayerNorm(D), nn.Linear(D, R), nn.GELU()), *(nn.Linear(R, R), nn.GELU())
             )
@@ -118,23 +128,41 @@ class WeightModel(nn.Module):
         return canonical_rows(theta, architecture, known)
 
     @property
+    def learned_dim(self) -> int:
+        """D of what `embed` gives, which is read off weights: all but the answers."""
+        moments = self.config.moment_slots * NUM_MOMENTS
+        return self.encoder.embedding_dim + moments + self.config.readout_dim
+
+    @property
     def embedding_dim(self) -> int:
-        """D of a model embedding: the encoder's numbers, then the readout's."""
-        return self.encoder.embedding_dim + self.config.readout_dim
+        """D of a model embedding."""
+        return self.learned_dim + (0 if self.answers is None else self.answers.num_numbers)
 
     def embed(self, batch: Batch) -> Embedding:
-        """What the encoder says of a batch, with the readout's numbers last."""
+        """What a batch's weights say: the encoder's numbers, layer moments, the readout's."""
         found: Embedding = self.encoder(batch)
+        if self.config.moment_slots:
+            moments = layer_moments(batch, self.config.moment_slots)
+            found = replace(found, model=torch.cat([found.model, moments], 1))
         if self.readout is None:
             return found
         return replace(found, model=torch.cat([found.model, self.readout(found.model)], 1))
 
     def encode(
-        self, theta: Tensor, architecture: Architecture, *, tokens: bool = True
+        self,
+        theta: Tensor,
+        architecture: Architecture,
+        *,
+        tokens: bool = True,
+        answers: Tensor | None = None,
     ) -> Embedding:
         """Networks in rows, theta [B, P], to their embedding; nothing hidden.
 
         Without `tokens` an encoder whose model embedding does not need them makes none.
+
+        Args:
+            answers: What `answers.read` said of these networks, where that is known; else the
+                networks are run.
         """
         size = self.config.token_size
         values = self.values(theta, architecture)
@@ -144,12 +172,28 @@ class WeightModel(nn.Module):
             own = self.embed(Batch(part.architecture, values, size, tokens=False)).model
             rows = part.rows.to(own.device)
             found = replace(found, model=found.model.index_copy(0, rows, own))
-        return found
+        return replace(found, model=self.beside_answers(found.model, theta, architecture, answers))
+
+    def beside_answers(
+        self,
+        learned: Tensor,
+        theta: Tensor,
+        architecture: Architecture,
+        answers: Tensor | None = None,
+    ) -> Tensor:
+        """What weights say, [B, learned_dim], and what the networks answer, if they are asked."""
+        if self.answers is None:
+            return learned
+        if answers is None:
+            answers = self.answers.read(theta, architecture)
+        return torch.cat([learned, answers.to(learned)], 1)
 
     @property
     def streams(self) -> bool:
         """Whether a network can be embedded block by block."""
-        return self.encoder.streams and not (self.config.canonical or self.config.merge_duplicates)
+        config = self.config
+        whole = config.canonical or config.merge_duplicates or config.num_queries
+        return self.encoder.streams and not whole
 
     def encode_streamed(
         self, tensor: Callable[[str], Tensor], architecture: Architecture
@@ -166,8 +210,8 @@ class WeightModel(nn.Module):
             )
         if not self.streams:
             raise ValueError(
-                "model.canonical and model.merge_duplicates need all of a network's numbers at "
-                "once; encode it whole, or take a model without them"
+                "model.canonical, model.merge_duplicates and model.num_queries need all of a "
+                "network's numbers at once; encode it whole, or take a model without them"
             )
         return self.embed(stream(architecture, tensor, self.scaling, self.config.token_size))
 

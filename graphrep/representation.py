@@ -41,6 +41,8 @@ from .model import ModelConfig, WeightModel
 from .recognition import Input, MappedNetwork, read_mapped, read_network
 from .sampling import Method, sample_latents
 from .symmetry import Rescalings, align, derive_rescalings
+from .training.answers import know_modules
+from .zoo import Graphs
 
 FORMAT = 1
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
@@ -69,15 +71,21 @@ class Representation(
     tags=["weight-space-learning"],
     license="mit",
 ):
-    """A trained weight model, the architectures it was trained on, and anchors to sample from."""
+    """A trained weight model, the architectures it was trained on, and anchors to sample from.
+
+    With decodes=False the decoder is as it was drawn, and nothing is sampled.
+    """
 
     def __init__(
         self,
         model: WeightModel,
         architectures: Sequence[Architecture] = (),
         anchors: Sequence[Anchors] = (),
+        *,
+        decodes: bool = True,
     ) -> None:
         self.model = model.eval()
+        self.decodes = decodes  # whether the decoder was trained
         self.architectures = {a.fingerprint: a for a in architectures}
         self.anchors = {a.architecture.fingerprint: a for a in anchors}
 
@@ -105,7 +113,8 @@ class Representation(
         with batch_size=1 a network's bits do not depend on its company.
 
         Args:
-            inputs: Parameter graphs, modules or checkpoint files, mixed at will; or one.
+            inputs: Parameter graphs, modules or checkpoint files, mixed at will; or one. A model
+                that runs networks (`model.num_queries`) finds their modules in `zoo.graphs`.
             batch_size: Networks of one architecture at a time.
             show_progress_bar: On the terminal; None shows none.
             convert_to_numpy: An array; else a tensor, on the CPU.
@@ -128,6 +137,8 @@ class Representation(
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.to(device)
+        if isinstance(inputs, Graphs):
+            know_modules(self.model, inputs.zoo)
         one = isinstance(inputs, ParameterGraph | nn.Module | str | os.PathLike)
         listed: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
         networks = [self._network(item, example_inputs, architecture) for item in listed]
@@ -145,18 +156,19 @@ class Representation(
             return mapped
         graph = self.read_graph(item, example_inputs, architecture)
         graph.require_values("encode")
-        if isinstance(item, nn.Module) and example_inputs is not None:
-            self._learn_rescalings(graph.architecture, item, example_inputs)
+        if isinstance(item, nn.Module):
+            self._learn_from(item, graph.architecture, example_inputs)
         return graph
 
-    def _learn_rescalings(
-        self, architecture: Architecture, module: nn.Module, example_inputs: Any
-    ) -> None:
-        """Of a new design, where the model needs them."""
+    def _learn_from(self, module: nn.Module, architecture: Architecture, inputs: Any) -> None:
+        """Of a new design what the model needs: its rescalings, how its networks are run."""
         known = architecture.fingerprint in self.model.rescalings
-        if self.model.config.canonical and not known:
-            found = derive_rescalings(architecture, module, example_inputs)
+        if self.model.config.canonical and not known and inputs is not None:
+            found = derive_rescalings(architecture, module, inputs)
             self.model.learn_rescalings([found])
+        answers = self.model.answers
+        if answers is not None and not answers.knows(architecture):
+            answers.know(architecture, module, inputs if isinstance(inputs, Tensor) else None)
 
     def embed_rows(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """Embeddings [B, D] of networks in rows, theta [B, P], where the model is, in one batch."""
@@ -183,7 +195,7 @@ class Representation(
     def similarity(self, one: Any, other: Any) -> Tensor:
         """Cosine similarity of embeddings [N, D] and [M, D]: [N, M]."""
         a, b = (torch.atleast_2d(torch.as_tensor(x)) for x in (one, other))
-        return nn.functional.cosine_similarity(a.unsqueeze(1), b.unsqueeze(0), dim=-1)
+        return nn.functional.normalize(a, dim=-1) @ nn.functional.normalize(b, dim=-1).T
 
     def read_graph(
         self, item: Any, example_inputs: Any, architecture: Architecture | None
@@ -197,7 +209,11 @@ class Representation(
         """Choose what `sample` draws near: networks that do well, of one or more architectures.
 
         Networks of one architecture are aligned to the first of them.
+
+        Raises:
+            ValueError: the decoder was not trained.
         """
+        self._require_decoder()
         groups: dict[str, list[ParameterGraph]] = {}
         for graph in graphs:
             groups.setdefault(graph.architecture.fingerprint, []).append(graph)
@@ -230,10 +246,12 @@ class Representation(
             architecture: One that has anchors; by default the one with most.
 
         Raises:
-            ValueError: no anchors (call `fit_anchors`), or none of this architecture.
+            ValueError: no anchors (call `fit_anchors`), none of this architecture, or a decoder
+                that was not trained.
         """
         if num < 1:
             raise ValueError(f"num must be at least 1, got {num}")
+        self._require_decoder()
         if not self.anchors:
             raise ValueError("no anchors to sample near: call fit_anchors(graphs) first")
         if architecture is None:
@@ -255,6 +273,14 @@ class Representation(
             for row in theta
         ]
 
+    def _require_decoder(self) -> None:
+        if not self.decodes:
+            raise ValueError(
+                "this model was trained by an objective that leaves the decoder as it was drawn, "
+                "so its samples would be noise; train with objective=masked, sane, e_d, e_cd, "
+                "behaviour or trajectory to sample networks"
+            )
+
     # Files --------------------------------------------------------------------
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -266,6 +292,7 @@ class Representation(
             "model": asdict(self.model.config),
             "architectures": [json.loads(a.to_json()) for a in self.architectures.values()],
             "anchors": list(self.anchors),
+            "decodes": self.decodes,
             "rescalings": [r.to_json() for r in self.model.rescalings.values()],
         }
         tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
@@ -358,7 +385,7 @@ class Representation(
             }
             latents = tensors[f"anchors.{number}.latents"]
             anchors.append(Anchors(by_fingerprint[fingerprint], latents, buffers))
-        return cls(model, architectures, anchors)
+        return cls(model, architectures, anchors, decodes=config.get("decodes", True))
 
 
 def _model_config(content: dict[str, Any]) -> ModelConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -80,12 +81,12 @@ def log_zoo(zoo: Zoo, overrides: Sequence[str]) -> str:
 def train_one(settings: Settings) -> tuple[Path, str]:
     """Train one representation with anchors to sample from; its folder and MLflow URI.
 
-    With objective=property it is a `PropertyPredictor`'s, without anchors.
+    With objective=property it is a `PropertyPredictor`'s; without anchors then, and where the
+    objective trains no decoder.
 
     Of several processes that torchrun started, the first makes zoos, records and saves.
     """
     from .evaluation.comparison import train_representation
-    from .evaluation.sampling import best_networks
     from .predictor import PropertyPredictor
     from .progress import in_short, show_progress
     from .training import join_processes
@@ -129,11 +130,25 @@ def train_one(settings: Settings) -> tuple[Path, str]:
                 predictor = PropertyPredictor(representation, objective.head)
                 predictor.save_pretrained(folder / "model")
             else:
-                share = settings.evaluation.sampling.anchor_share
-                anchors = [graph for zoo in zoos for graph in best_networks(zoo, share)]
-                representation.fit_anchors(anchors).save_pretrained(folder / "model")
+                if representation.decodes:
+                    _fit_anchors(representation, zoos, settings.evaluation.sampling.anchor_share)
+                representation.save_pretrained(folder / "model")
             uri = run.log_model(folder / "model", settings.model.encoder.name)
     return folder / "model", uri
+
+
+def _fit_anchors(representation: Representation, zoos: Sequence[Zoo], share: float) -> None:
+    """The best networks of each zoo; one that does not say which are good has none."""
+    from .evaluation.sampling import best_networks
+
+    graphs: list[ParameterGraph] = []
+    for zoo in zoos:
+        try:
+            graphs += best_networks(zoo, share)
+        except ValueError as error:
+            warnings.warn(f"no networks to sample near: {error}", stacklevel=2)
+    if graphs:
+        representation.fit_anchors(graphs)
 
 
 def _joint_name(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from graphrep import embedding_networks, recognition
+from graphrep.embedding import embed_table
 from graphrep.encoders import RawEncoderConfig
 from graphrep.graph import ParameterGraph
 from graphrep.model import WeightModel
@@ -52,6 +53,12 @@ def test_a_large_network_has_the_embedding_of_a_small_one(
     on_disk = representation.encode(tmp_path / "network.safetensors", architecture=architecture)
     assert len(streamed) == 4
     assert np.array_equal(on_disk, found[1])
+    # the table of many files reads them in the same way, given the architecture or by names
+    for given in (architecture.name, None):
+        table = embed_table(representation, [tmp_path / "network.safetensors"], architecture=given)
+        columns = [c for c in table if c[1:].isdigit()]
+        assert np.array_equal(table[columns].to_numpy()[0], found[1])
+    assert len(streamed) == 6
 
 
 def test_a_file_of_another_design_is_refused(tmp_path: Path, streamed: list[str]) -> None:

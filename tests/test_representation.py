@@ -169,6 +169,7 @@ def test_encode_takes_what_users_of_sentence_transformers_expect(
     assert not np.allclose(np.linalg.norm(plain, axis=1), 1, atol=1e-2)
     cosine = representation.similarity(plain, plain)
     assert np.allclose(unit @ unit.T, cosine, atol=1e-5)
+    assert representation.similarity(plain[0], plain[1:]).shape == (1, 3)
     assert representation.encode(graphs[0], normalize_embeddings=True).shape == plain.shape[1:]
     with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
         representation.encode(graphs, device="abacus")

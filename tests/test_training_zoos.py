@@ -21,8 +21,9 @@ from graphrep.tracking import Run
 from graphrep.training import TrainingConfig, evaluate
 from graphrep.training.targets import networks_of
 from graphrep.workflows import make_zoo, make_zoos, train_one
-from graphrep.zoo import Zoo
+from graphrep.zoo import Record, Zoo, append_to
 
+from .evaluation.planted import architecture
 from .test_cli import TINY
 from .test_training import ENCODER, OBJECTIVE, groups, objective_of
 
@@ -88,6 +89,39 @@ def test_several_zoos_train_one_model_that_knows_all_their_networks(
     scaling.fit((n.architecture, n.theta) for n in networks[:1])
     assert not torch.equal(scaling.scale, representation.model.scaling.scale)
     assert "validation/digits_mlp_small/loss" in (folder.parent / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("objective", ["masked", "responses", "blocks"])
+def test_samples_come_from_decoders_that_learned(
+    zoos: list[Zoo], tmp_path: Path, objective: str
+) -> None:
+    chosen = [f"objective={objective}", f"output={tmp_path}", "encoder.unit_dim=8"]
+    settings = Settings.load([paths(zoos[:1]), *TINY, "encoder=graph", *SMALL[1:], *chosen])
+    folder, _ = train_one(settings)
+    representation = Representation.from_pretrained(folder)
+    assert representation.decodes == bool(representation.anchors) == (objective == "masked")
+    if representation.decodes:
+        assert len(representation.sample(2)) == 2
+    else:
+        with pytest.raises(ValueError, match="leaves the decoder as it was drawn"):
+            representation.sample(2)
+
+
+def test_a_zoo_that_does_not_say_which_networks_are_good_trains_as_well(tmp_path: Path) -> None:
+    with append_to(tmp_path / "bare", name="bare") as writer:
+        kind = architecture((4,))
+        for number, split in enumerate(["train"] * 8 + ["validation", "test"]):
+            weights = torch.randn(1, kind.num_parameters)
+            rows = [{"epoch": 0}]
+            record = Record(
+                name=f"m{number}", architecture=kind, theta=weights, rows=rows, split=split
+            )
+            writer.add([record])
+    chosen = [f"zoo_path={tmp_path / 'bare'}", f"output={tmp_path}"]
+    with pytest.warns(UserWarning, match="no networks to sample near.*no column says how good"):
+        folder, _ = train_one(Settings.load([*chosen, *TINY, *SMALL]))
+    representation = Representation.from_pretrained(folder)
+    assert representation.decodes and not representation.anchors
 
 
 def test_validation_weighs_zoos_as_training_does(zoos: list[Zoo]) -> None:

@@ -86,13 +86,20 @@ class Cell:
 
 
 def is_done(cell: Cell, folder: Path) -> bool:
-    """Whether every target was judged."""
-    return all(judgement_file(folder, target).exists() for target in cell.targets)
+    """Whether every target was judged as it is now."""
+    return all(_is_judged(cell, folder, target) for target in cell.targets)
 
 
-def judgement_file(folder: Path, target: str) -> Path:
-    """Where the scores on a target lie; arrays are beside it."""
-    return folder / f"on-{Path(target).name}.json"
+def judgement_file(folder: Path, name: str) -> Path:
+    """Where the scores on a zoo of this name lie; arrays are beside it."""
+    return folder / f"on-{name}.json"
+
+
+def _is_judged(cell: Cell, folder: Path, target: str) -> bool:
+    """Whether there are scores, and of these networks and properties: zoos are made anew."""
+    name, digest = _identity(target, cell.judging.max_models)
+    place = judgement_file(folder, name)
+    return place.exists() and json.loads(place.read_text()).get("digest") == digest
 
 
 def run_cell(
@@ -130,7 +137,7 @@ def run_cell(
     write_json(folder / "cell.json", facts, indent=1)
     of_source: Readings | None = None
     for path in cell.targets:
-        if judgement_file(folder, path).exists():
+        if _is_judged(cell, folder, path):
             continue
         started = time.perf_counter()
         target = Readings(zoos[path], reader.read(zoos[path]))
@@ -197,11 +204,14 @@ def _keep(
     if cell.method.trained:
         split = target.zoo.properties["split"].to_numpy().astype(str)
         arrays = {"embedding": target.values, "split": split}
-        _save_arrays(folder / f"embedding-{Path(path).name}.npz", arrays)
-    place = judgement_file(folder, path)
+        _save_arrays(folder / f"embedding-{target.zoo.name}.npz", arrays)
+    name, digest = _identity(path, cell.judging.max_models)
+    place = judgement_file(folder, name)
+    place.unlink(missing_ok=True)  # of other networks under this name
     _save_arrays(place.with_suffix(".npz"), found.arrays)
     content = {
-        "zoo": target.zoo.name,
+        "zoo": name,
+        "digest": digest,
         "scores": found.scores,
         "label_efficiency": found.label_efficiency,
         "read_seconds": round(seconds, 3),
@@ -229,11 +239,15 @@ def open_zoo(path: str, max_models: int = 0) -> Zoo:
 
 @lru_cache(maxsize=256)
 def _identity(path: str, max_models: int) -> tuple[str, str]:
-    """A zoo's name, and what tells one population from another: its networks and splits."""
+    """A zoo's name, and what tells one population from another: its networks, their splits and
+    all their properties."""
+    import pandas as pd
+
     zoo = open_zoo(path, max_models)
-    found = hashlib.sha256(zoo.name.encode())
-    for name in ("content_hash", "split"):
-        found.update("\n".join(zoo.properties[name].astype(str)).encode())
+    table = zoo.properties.astype(str)
+    table = table[sorted(table.columns)]
+    found = hashlib.sha256("\n".join((zoo.name, *table.columns)).encode())
+    found.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return zoo.name, found.hexdigest()[:16]
 
 

@@ -25,6 +25,7 @@ from ..training import (
     build_objective,
     train,
 )
+from ..training.answers import learn_answers, with_answers
 from ..training.rescalings import learn_rescalings
 from ..training.targets import context_of, networks_of
 from ..zoo import Zoo
@@ -157,8 +158,9 @@ def train_representation(
     groups = {s: networks_of(zoo, s, objective, say) for s in SPLITS[:2]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        weights = learn_rescalings(WeightModel(model), zoo)
+        weights = learn_answers(learn_rescalings(WeightModel(model), zoo), zoo)
         wanted = build_objective(objective, weights, context_of(zoo, objective))
+    groups = {s: with_answers(weights, networks, say) for s, networks in groups.items()}
     result = train(
         weights,
         wanted,
@@ -171,7 +173,7 @@ def train_representation(
     )
     zoos = [zoo] if isinstance(zoo, Zoo) else zoo
     architectures = [a for z in zoos for a in z.architectures.values()]
-    return Representation(weights, architectures), result, wanted
+    return Representation(weights, architectures, decodes=wanted.decodes), result, wanted
 
 
 def embed_splits(representation: Representation, zoo: Zoo) -> dict[str, np.ndarray]:

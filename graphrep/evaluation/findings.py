@@ -140,12 +140,14 @@ def compare(findings: Findings, ours: str = "graph") -> pd.DataFrame:
 
 
 def best_rivals(differences: pd.DataFrame) -> pd.DataFrame:
-    """Of each question, method of ours and reading the row of the best rival, no untrained one."""
+    """Of each question, method of ours and reading the row of the best rival, no untrained one
+    and none whose score is not defined (a constant prediction has no rank correlation)."""
     if differences.empty:
         return differences
     differences = differences[differences["rival_mode"] != "untrained"]
+    differences = differences[differences["theirs"].notna()]
     best = differences.groupby([*QUESTION, "method", "reading"], sort=False)["theirs"].idxmax()
-    return differences.loc[best.dropna()].reset_index(drop=True)
+    return differences.loc[best].reset_index(drop=True)
 
 
 def joint_against_alone(findings: Findings) -> pd.DataFrame:

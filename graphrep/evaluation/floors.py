@@ -1,7 +1,8 @@
 """Floors of a comparison: what needs no training of an encoder.
 
-Layer statistics s(W), of the weights as they are and of asinh weights, and the weights
-themselves; read by a linear probe, or by gradient boosting that is given the property.
+Layer statistics s(W), of the weights as they are and of asinh weights, the weights
+themselves, and what the networks answer to unlabelled queries (`graphrep.answers`), alone and
+beside s(asinh W); read by a linear probe, or by gradient boosting that is given the property.
 
 Sources: s(W) and boosting, Unterthiner et al. 2020, arXiv:2002.11448; W and s(W) as
 floors of probes, arXiv:2110.15288. Here the moments of biases stand beside those of the
@@ -22,9 +23,11 @@ import torch
 from torch import Tensor
 
 from ..architecture import Architecture
-from ..encoders import Batch
+from ..encoders import Batch, StatisticsEncoderConfig
 from ..encoders.moments import layer_moments
+from ..model import ModelConfig, WeightModel
 from ..scaling import Scaling
+from ..training.answers import know_modules, learn_answers
 from ..zoo import Zoo
 from .properties import SPLITS, Property, read_columns
 from .scores import DEFAULT, Bootstrap, Score, score_categories, score_numbers
@@ -32,7 +35,9 @@ from .scores import DEFAULT, Bootstrap, Score, score_categories, score_numbers
 if TYPE_CHECKING:
     import pandas as pd
 
-FLOORS = ("statistics_plain", "statistics_asinh", "raw")
+FLOORS = ("statistics_plain", "statistics_asinh", "raw", "answers", "statistics_answers")
+ANSWERING = ("answers", "statistics_answers")  # those that run the networks
+NUM_QUERIES = 64
 PART = 1024  # networks read at a time
 LONGEST = 8192  # weights beyond are left out of raw features
 GRID: dict[str, tuple[float, ...]] = {
@@ -56,6 +61,7 @@ class Floor:
     num_slots: int  # depths kept apart in statistics
     length: int  # of raw weights; shorter networks are padded with zeros
     scaling: Scaling
+    asking: WeightModel | None = None  # of floors that run the networks
 
     @classmethod
     def fit(cls, kind: str, zoos: Sequence[Zoo], num_slots: int) -> Floor:
@@ -65,11 +71,17 @@ class Floor:
         groups = [group for zoo in zoos for group in zoo.split("train").groups()]
         scaling = Scaling().fit((group.architecture, group.theta) for group in groups)
         longest = max(group.architecture.num_parameters for group in groups)
-        return cls(kind, num_slots, min(longest, LONGEST), scaling)
+        asking = None
+        if kind in ANSWERING:  # its encoder reads nothing
+            config = ModelConfig(encoder=StatisticsEncoderConfig(), num_queries=NUM_QUERIES)
+            asking = learn_answers(WeightModel(config), zoos)
+        return cls(kind, num_slots, min(longest, LONGEST), scaling, asking)
 
     def read(self, zoo: Zoo) -> np.ndarray:
         """Features of all networks of a zoo, float32 [N, D]."""
         found: np.ndarray | None = None
+        if self.asking is not None:
+            know_modules(self.asking, zoo)
         for group in zoo.groups():
             for rows in group.rows.split(PART):
                 theta = group.theta[_places(group.rows, rows)].float()
@@ -86,9 +98,16 @@ class Floor:
                 return self._moments(self.scaling(theta, architecture), architecture)
             case "statistics_plain":
                 return self._moments(_finite(theta), architecture)
-            case _:
+            case "raw":
                 seen = _finite(theta)[:, : self.length]
                 return torch.nn.functional.pad(seen, (0, self.length - seen.shape[1]))
+        assert self.asking is not None and self.asking.answers is not None
+        answers = self.asking.answers.read(theta, architecture)
+        if self.kind == "answers":
+            return answers
+        return torch.cat(
+            [self._moments(self.scaling(theta, architecture), architecture), answers], 1
+        )
 
     def _moments(self, values: Tensor, architecture: Architecture) -> Tensor:
         return layer_moments(Batch(architecture, values, token_size=1), self.num_slots)
@@ -111,6 +130,10 @@ def boost(
     """
     columns = read_columns(tables, wanted)
     known = {split: features[split][columns.known[split]] for split in SPLITS}
+    checked, checks = known["validation"], columns.values["validation"]
+    if not columns.number:  # a class that training lacks cannot be learned, nor checked
+        there = np.isin(checks, columns.values["train"])
+        checked, checks = checked[there], checks[there]
     best, lowest = None, float("inf")
     grid = GRID if known["train"].shape[1] < MANY else SMALL_GRID
     for values in product(*grid.values()):
@@ -118,8 +141,8 @@ def boost(
         model.fit(
             known["train"],
             columns.values["train"],
-            X_val=known["validation"],
-            y_val=columns.values["validation"],
+            X_val=checked,
+            y_val=checks,
         )
         loss = -float(np.max(model.validation_score_))
         if loss < lowest:

@@ -44,8 +44,9 @@ class Method:
 
     @property
     def runs_networks(self) -> bool:
-        """Whether training runs the networks, for which a zoo must tell their modules."""
-        return "objective=responses" in self.overrides
+        """Whether the networks are run, for which a zoo must tell their modules."""
+        asks = ("objective=responses", PROBING)
+        return self.family == "answers" or not set(asks).isdisjoint(self.overrides)
 
     @property
     def label(self) -> str:
@@ -77,6 +78,15 @@ def _responses(encoder: str, *more: str) -> Method:
     )
 
 
+def _beside(encoder: str, what: str, setting: str, *more: str) -> tuple[Method, ...]:
+    """An encoder with other numbers beside its own: layer moments, or what networks answer."""
+    kinds = [m for m in _encoder(encoder, *more) if m.mode != "untrained"]
+    return tuple(
+        replace(m, name=f"{encoder}_{what}", overrides=(*m.overrides, setting), family=what)
+        for m in kinds
+    )
+
+
 def _hyperrep(objective: str) -> Method:
     return Method(
         name=f"hyperrep_{objective}",
@@ -96,6 +106,8 @@ def _floor(name: str, encoder: str = "", family: str = "") -> tuple[Method, ...]
 
 
 WIDE = "model.latent_dim=128"  # a token's latent, as in SANE
+PROBING = "model.num_queries=64"
+MOMENTS = "model.moment_slots=1"  # as many as the zoo's networks have layers, once they are known
 METHODS: tuple[Method, ...] = (
     *_encoder("graph", "blocks"),
     _responses("graph"),
@@ -108,6 +120,19 @@ METHODS: tuple[Method, ...] = (
     *_floor("statistics_plain", family="statistics"),
     *_floor("statistics_asinh", "statistics", family="statistics"),
     *_floor("raw", "raw"),
+    *_beside("graph", "bare", "encoder.moments=false", "blocks"),
+    *_beside("pna", "moments", MOMENTS, "blocks"),
+    *_beside("token", "moments", MOMENTS, "sane", WIDE),
+    *_beside("graph", "probed", PROBING, "blocks"),
+    *_beside("pna", "probed", PROBING, "blocks"),
+    *_beside("token", "probed", PROBING, "sane", WIDE),
+    *_floor("answers", family="answers"),
+    *_floor("statistics_answers", family="answers"),
+    *(
+        replace(m, name="statistics_answers", overrides=(*m.overrides, PROBING), family="answers")
+        for m in _floor("", "statistics")
+        if m.mode == "end_to_end"
+    ),
 )
 
 

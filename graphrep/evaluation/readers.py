@@ -22,6 +22,7 @@ from ..predictor import PropertyPredictor
 from ..representation import Representation
 from ..tracking import Run
 from ..training import ObjectiveConfig, TrainingConfig, build_objective, train
+from ..training.answers import know_modules, learn_answers, with_answers
 from ..training.objectives import PropertyConfig, PropertyPrediction
 from ..training.objectives.property_head import PropertyHead
 from ..training.rescalings import learn_rescalings
@@ -94,7 +95,9 @@ def train_reader(
         asked: What a property objective predicts, in place of its own settings.
     """
     weights, wanted, objective = _build(sources, setup, max_slots, asked)
-    training, validation = (networks_of(sources, s, objective) for s in ("train", "validation"))
+    training, validation = (
+        with_answers(weights, networks_of(sources, s, objective)) for s in ("train", "validation")
+    )
     result = train(
         weights,
         wanted,
@@ -106,7 +109,8 @@ def train_reader(
         on_step=on_step,
     )
     listed = [a for zoo in sources for a in zoo.architectures.values()]
-    representation = Representation(weights, listed if len(listed) <= MOST_SAVED else [])
+    known = listed if len(listed) <= MOST_SAVED else []
+    representation = Representation(weights, known, decodes=wanted.decodes)
     head = None
     if isinstance(wanted, PropertyPrediction):
         head = wanted.head
@@ -134,6 +138,7 @@ def untrained_reader(sources: Sequence[Zoo], setup: Setup, max_slots: int) -> Re
 
 def embed_zoo(model: WeightModel, zoo: Zoo) -> np.ndarray:
     """Embeddings of all networks of a zoo, float32 [N, D]."""
+    know_modules(model, zoo)
     found = np.zeros((len(zoo), model.embedding_dim), np.float32)
     with torch.no_grad():
         for group in zoo.groups():
@@ -153,11 +158,15 @@ def slots_of(sources: Sequence[Zoo], max_slots: int) -> int:
 def _build(
     sources: Sequence[Zoo], setup: Setup, max_slots: int, asked: Sequence[Property]
 ) -> tuple[WeightModel, Any, ObjectiveConfig]:
-    encoder = _with_slots(setup.model.encoder, slots_of(sources, max_slots))
+    num_slots = slots_of(sources, max_slots)
+    config = replace(setup.model, encoder=_with_slots(setup.model.encoder, num_slots))
+    if config.moment_slots:
+        config = replace(config, moment_slots=num_slots)
     objective = _on_properties(setup.objective, asked, sources)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.training.seed)
-        weights = learn_rescalings(WeightModel(replace(setup.model, encoder=encoder)), sources)
+        weights = learn_rescalings(WeightModel(config), sources)
+        learn_answers(weights, sources)
         wanted = build_objective(objective, weights, context_of(sources, objective))
     return weights, wanted, objective
 

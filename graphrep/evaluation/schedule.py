@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -103,19 +105,35 @@ def _results(
                 error = raised
             yield item, time.perf_counter() - started, error
         return
+    left, lost = list(waiting), []
+    while left:
+        for item, seconds, stopped in _in_pool(left, benchmark_id, workers):
+            left.remove(item)
+            if isinstance(stopped, BrokenProcessPool):
+                lost.append(item)
+            else:
+                yield item, seconds, stopped
+    for item in lost:  # a process that is killed takes others along: once more, each alone
+        yield from _in_pool([item], benchmark_id, 1)
+
+
+def _in_pool(
+    waiting: Sequence[tuple[Cell, Path]], benchmark_id: str, workers: int
+) -> Iterator[tuple[tuple[Cell, Path], float, BaseException | None]]:
+    """The same in processes of their own; ends early, with the rest undone, if one is killed."""
+    left = list(reversed(waiting))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=8)
     with pool:
         running: dict[Future[float], tuple[Cell, Path]] = {}
-        left = iter(waiting)
-        while True:
-            for item in left:
-                running[pool.submit(work, *item, benchmark_id)] = item
-                if len(running) >= workers:
-                    break
-            if not running:
-                return
+        while left or running:
+            while left and len(running) < workers:
+                item = left.pop()
+                with suppress(BrokenProcessPool):  # noticed before what ran says so
+                    running[pool.submit(work, *item, benchmark_id)] = item
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 item, stopped = running.pop(future), future.exception()
+                if isinstance(stopped, BrokenProcessPool):
+                    left.clear()
                 yield item, 0.0 if stopped else future.result(), stopped
 
 

@@ -23,6 +23,7 @@ class Networks:
     `targets` [M, K] are properties to predict, NaN where one is not known.
     `successor` int64 [M] is the row of the next checkpoint of the same training, -1 at its end.
     `zoo` names the population, for its share in training.
+    `answers` [M, F] are what networks answer, for models that ask (`model.num_queries`).
     """
 
     architecture: Architecture
@@ -30,6 +31,7 @@ class Networks:
     targets: Tensor | None = None
     successor: Tensor | None = None
     zoo: str = ""
+    answers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -46,6 +48,7 @@ class Networks:
             targets=None if self.targets is None else self.targets[index],
             later=later,
             has_later=None if following is None else following >= 0,
+            answers=None if self.answers is None else self.answers[index],
         )
 
 
@@ -61,6 +64,7 @@ class Rows:
     targets: Tensor | None = None
     later: Tensor | None = None
     has_later: Tensor | None = None
+    answers: Tensor | None = None  # [B, F]
 
     def __len__(self) -> int:
         return len(self.theta)

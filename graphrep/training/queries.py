@@ -6,20 +6,19 @@ images, and for policies, whose observations no zoo keeps, numbers from a normal
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from ..architecture import Architecture
+from ..running import Behaviour, run_networks, runs_together
 from ..zoo import Zoo
 from ..zoo.implicit.siren import Siren
 from ..zoo.policies.networks import PolicyNetwork
-from .objectives import Behaviour
-from .objectives.behaviour import run_networks
 
 SAMPLE = 64  # networks that say what is usual of an architecture
-_CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 
 
 def behaviours_of(
@@ -58,15 +57,26 @@ def behaviours_of(
                 )
     found = {}
     for name, module in modules.items():
-        shares = _shares(num_queries, len(inputs[name]))
+        shares = shares_of(num_queries, len(inputs[name]))
         drawn = [i[:share] for i, share in zip(inputs[name], shares, strict=True)]
-        plain = Behaviour(module, torch.cat(drawn))
+        plain = Behaviour(module, torch.cat(drawn), classifies=classifies(module))
         theta = torch.cat(samples[name])
         with torch.no_grad():
             outputs = run_networks(plain, architectures[name], theta).flatten(2)
-        together = _runs_together(plain, architectures[name], theta[:2], outputs[:2])
-        found[name] = Behaviour(module, plain.queries, _spread(outputs), together)
+        together = runs_together(plain, architectures[name], theta[:2], outputs[:2])
+        found[name] = replace(plain, spread=_spread(outputs), together=together)
     return found
+
+
+def zoo_module(zoo: Zoo, number: int) -> nn.Module:
+    """The module of a network; random numbers elsewhere are not changed by its new weights."""
+    with torch.random.fork_rng(devices=[]):
+        return zoo.network(number)
+
+
+def classifies(module: nn.Module) -> bool:
+    """Whether a zoo's module puts out a logit a class."""
+    return not isinstance(module, Siren | PolicyNetwork)
 
 
 def inputs_of(zoo: Zoo, module: nn.Module, num: int) -> Tensor:
@@ -103,26 +113,6 @@ def _spread(outputs: Tensor) -> float:
     return max(float((finite - usual).square().mean((1, 2)).median()), 1e-6)
 
 
-def _shares(num: int, parts: int) -> list[int]:
+def shares_of(num: int, parts: int) -> list[int]:
     """`num` in `parts` whole numbers as even as can be."""
     return [num * (i + 1) // parts - num * i // parts for i in range(parts)]
-
-
-def _runs_together(
-    behaviour: Behaviour, architecture: Architecture, theta: Tensor, expected: Tensor
-) -> bool:
-    """Whether vmap runs these networks, and to advantage.
-
-    On a CPU convolutions of many networks at once are grouped ones, which are slower than one
-    network after the other (benchmarks/LOG.md).
-    """
-    convolves = any(isinstance(m, _CONVOLUTIONS) for m in behaviour.module.modules())
-    if convolves and not torch.cuda.is_available():
-        return False
-    try:
-        with torch.no_grad():
-            together = Behaviour(behaviour.module, behaviour.queries, together=True)
-            found = run_networks(together, architecture, theta).flatten(2)
-    except RuntimeError:  # an operation that vmap cannot batch
-        return False
-    return torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True)

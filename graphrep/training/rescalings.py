@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from ..model import WeightModel
 from ..symmetry import derive_rescalings
 from ..zoo import Zoo
-from .queries import inputs_of
+from .queries import inputs_of, zoo_module
 
 NUM_INPUTS = 2  # a run of small inputs does
 
@@ -29,8 +27,7 @@ def learn_rescalings(model: WeightModel, zoos: Zoo | Sequence[Zoo]) -> WeightMod
     for zoo in [zoos] if isinstance(zoos, Zoo) else zoos:
         for architecture, rows, _ in zoo.groups():
             if architecture.fingerprint not in model.rescalings:
-                with torch.random.fork_rng(devices=[]):  # a new module draws its weights
-                    module = zoo.network(int(rows[0]))
+                module = zoo_module(zoo, int(rows[0]))
                 inputs = inputs_of(zoo, module, NUM_INPUTS)
                 model.learn_rescalings([derive_rescalings(architecture, module, inputs)])
     return model

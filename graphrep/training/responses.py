@@ -12,18 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..architecture import Architecture
+from ..running import PART, Behaviour, answers_of
 from ..scaling import Thetas
 from ..zoo import Zoo
-from ..zoo.implicit.siren import Siren
-from ..zoo.policies.networks import PolicyNetwork
-from .objectives.behaviour import run_networks
-from .objectives.context import Behaviour
 from .queries import behaviours_of
 
-PART = 64  # networks that run at a time
 SAMPLE = 256  # networks of an architecture that say what is usual
 
 
@@ -77,14 +73,8 @@ class Responses:
         behaviour = self.behaviours[architecture.fingerprint]
         found = []
         for part in (torch.arange(len(theta)) if rows is None else rows).split(PART):
-            outputs = run_networks(behaviour, architecture, theta[part].float()).flatten(2)
-            if _classifies(behaviour.module):
-                outputs = outputs.softmax(2)
-            answers = (outputs.flatten(1) - self.centre) / self.scale
+            answers = answers_of(behaviour, architecture, theta[part].float())
+            answers = (answers - self.centre) / self.scale
             finite = answers.isfinite().all(1, keepdim=True)
             found.append(torch.where(finite, answers, float("nan")))
         return torch.cat(found)
-
-
-def _classifies(module: nn.Module) -> bool:
-    return not isinstance(module, Siren | PolicyNetwork)

@@ -21,4 +21,4 @@ from .kinds import build_design as build_design, parse_recipe as parse_recipe
 from .recipe import Recipe as Recipe
 from .record import Record as Record, Skipped as Skipped
 from .store.writer import ZooWriter as ZooWriter, append_to as append_to
-from .store.zoo import Group as Group, Theta as Theta, Zoo as Zoo
+from .store.zoo import Graphs as Graphs, Group as Group, Theta as Theta, Zoo as Zoo

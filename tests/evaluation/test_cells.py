@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -235,6 +237,13 @@ def test_a_whole_comparison_leaves_tables_figures_and_runs(
     assert again == ["6 cells, 6 done before"]
 
 
+class Deadly(JudgingConfig):
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], NoReturn], tuple[int]]:
+        return os._exit, (9,)
+
+
 def made_findings(tmp_path: Path, shift: float) -> Path:
     """Cells as files: graph and one floor on one zoo, three seeds of graph."""
     random = np.random.default_rng(0)
@@ -290,6 +299,58 @@ def test_two_cells_that_no_table_tells_apart_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="two cells are 'graph', seed 0, trained on z") as caught:
         read_findings([*folders, longer])
     assert "[500, 1200]" in str(caught.value)
+
+
+def test_a_rival_without_a_score_leaves_the_others(tmp_path: Path) -> None:
+    """A constant prediction ranks nothing: its Kendall tau is not defined."""
+    folders = sorted(made_findings(tmp_path, 0.1).iterdir())
+    alone = next(f for f in folders if f.name.startswith("statistics"))
+    without = shutil.copytree(alone, tmp_path / "raw-0")
+    facts = json.loads((without / "cell.json").read_text())
+    facts |= {"method": "raw", "label": "raw"}
+    (without / "cell.json").write_text(json.dumps(facts))
+    content = json.loads((without / "on-z.json").read_text())
+    content["scores"][0] |= {"kendall_tau": float("nan")}
+    (without / "on-z.json").write_text(json.dumps(content))
+    best = best_rivals(compare(read_findings([*folders, without])))
+    assert set(best["rival"]) == {"statistics_plain"} and len(best) == 2
+    rest = [f for f in folders if f != alone]
+    assert best_rivals(compare(read_findings([*rest, without]))).empty
+
+
+def test_a_zoo_made_anew_is_judged_anew(tmp_path: Path) -> None:
+    """Other networks, or the same with other properties, at the same place."""
+    source, target = planted_zoo(tmp_path / "source"), tmp_path / "target"
+    one = replace(cell([source.url], "raw", "features"), targets=(source.url, str(target)))
+    planted_zoo(target, num=30, seed=1)
+    run_cell(one, tmp_path / "cell")
+    assert is_done(one, tmp_path / "cell")
+    before = scores_on(tmp_path / "cell", str(target))
+    for num, seed in ((40, 1), (40, 2)):
+        shutil.rmtree(target)
+        planted_zoo(target, num=num, seed=seed)
+        cells_module._identity.cache_clear()
+        assert not is_done(one, tmp_path / "cell")
+        run_cell(one, tmp_path / "cell")
+        assert is_done(one, tmp_path / "cell")
+        assert scores_on(tmp_path / "cell", str(target)) != before
+        before = scores_on(tmp_path / "cell", str(target))
+    place = source.path / "properties.parquet"
+    table, folder = pd.read_parquet(place), one.folder(tmp_path)
+    table.assign(test_accuracy=1 - table["test_accuracy"]).to_parquet(place)
+    cells_module._identity.cache_clear()
+    assert one.folder(tmp_path) != folder
+
+
+def test_a_killed_worker_does_not_stop_the_others(zoos: tuple[str, str], tmp_path: Path) -> None:
+    """Nor does a cell that kills its process whenever it is tried."""
+    good = [cell(zoos[:1], name, "features") for name in ("raw", "statistics_plain")]
+    judging = Deadly(properties=JUDGING.properties)
+    deadly = replace(cell(zoos[:1], "graph", "self_supervised"), judging=judging)
+    plan = [(deadly, tmp_path / "deadly"), *((one, one.folder(tmp_path)) for one in good)]
+    failed = run_cells(plan, NOWHERE, benchmark_id="b", workers=2, say=lambda line: None)
+    assert list(failed) == [deadly.title] and "BrokenProcessPool" in failed[deadly.title]
+    assert all(is_done(one, folder) for one, folder in plan[1:])
 
 
 def test_cells_without_results_are_refused(tmp_path: Path) -> None:

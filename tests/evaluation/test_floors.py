@@ -75,6 +75,15 @@ def test_boosting_finds_what_is_planted_and_not_what_is_not(planted: Zoo) -> Non
     assert noise.r2 is not None and noise.r2 < 0.2
 
 
+def test_a_class_that_training_lacks_does_not_stop_boosting(planted: Zoo) -> None:
+    parts = readings(planted, "statistics_plain")
+    tables = dict(parts.tables)
+    tables["validation"] = tables["validation"].copy()
+    tables["validation"].loc[tables["validation"].index[0], "optimiser"] = "lion"
+    found = boost(parts.parts, tables, OPTIMISER)
+    assert found.accuracy is not None and found.accuracy > 0.9
+
+
 def test_logarithms_of_zero_are_not_known(planted: Zoo) -> None:
     values, known = Property(name="weight_decay", log=True).read(planted.properties)
     zero = planted.properties["weight_decay"] == 0

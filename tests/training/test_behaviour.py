@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from graphrep.graph import ParameterGraph
+from graphrep.running import Behaviour, run_networks, runs_together
 from graphrep.settings import Settings
 from graphrep.symmetry import random_permutation
 from graphrep.training import SelfSupervisedConfig, ViewConfig, build_objective
-from graphrep.training.objectives import Behaviour, BehaviourConfig, BehaviourReconstruction
-from graphrep.training.objectives.behaviour import run_networks
+from graphrep.training.objectives import BehaviourConfig, BehaviourReconstruction
 from graphrep.training.queries import behaviours_of
 from graphrep.training.targets import context_of, networks_of
 from graphrep.zoo import Zoo
@@ -152,7 +152,6 @@ def test_two_zoos_of_one_architecture_share_the_queries(zoo: Zoo) -> None:
 
 def test_networks_that_vmap_cannot_batch_run_one_by_one() -> None:
     from graphrep import to_graph
-    from graphrep.training.queries import _runs_together
 
     class Gated(nn.Module):
         """A branch on a value, which many networks at once cannot take."""
@@ -177,7 +176,7 @@ def test_networks_that_vmap_cannot_batch_run_one_by_one() -> None:
         behaviour = Behaviour(module.eval(), torch.randn(5, 3))
         with torch.no_grad():
             outputs = run_networks(behaviour, architecture, theta)
-        assert _runs_together(behaviour, architecture, theta, outputs) is expected
+        assert runs_together(behaviour, architecture, theta, outputs) is expected
 
 
 def test_a_resumed_run_equals_an_unbroken_one(zoo: Zoo, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from .behaviour import (
     BehaviourConfig as BehaviourConfig,
     BehaviourReconstruction as BehaviourReconstruction,
 )
-from .context import Behaviour as Behaviour, Context as Context
+from .context import Context as Context
 from .property import PropertyConfig as PropertyConfig, PropertyPrediction as PropertyPrediction
 from .property_head import HeadConfig as HeadConfig
 from .responses import (
@@ -46,7 +46,7 @@ def build_objective(
     known = context or Context()
     match config:
         case SelfSupervisedConfig():
-            return SelfSupervised(config, model.embedding_dim)
+            return SelfSupervised(config, model.learned_dim)
         case PropertyConfig():
             return PropertyPrediction(config, known.targets, model)
         case BehaviourConfig():

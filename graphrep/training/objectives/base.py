@@ -21,6 +21,7 @@ class Objective(nn.Module):
     """
 
     config: Any  # its settings, a dataclass
+    decodes = False  # whether the decoder learns, so that networks can be sampled
 
     def losses(
         self, model: WeightModel, rows: Rows, generator: torch.Generator
@@ -51,9 +52,11 @@ def embed_rows(
     model: WeightModel, rows: Rows, view: ViewConfig | None, generator: torch.Generator
 ) -> Tensor:
     """Model embeddings [B, D] of a view, or with None as a trained representation gives them."""
+    theta, architecture, answers = rows.theta, rows.architecture, rows.answers
     if view is None:
-        return model.encode(rows.theta, rows.architecture, tokens=False).model
-    return model.embed(changed_batch(model, rows, view, generator)).model
+        return model.encode(theta, architecture, tokens=False, answers=answers).model
+    learned = model.embed(changed_batch(model, rows, view, generator)).model
+    return model.beside_answers(learned, theta, architecture, answers)
 
 
 def plain_batch(model: WeightModel, rows: Rows, *, tokens: bool = False) -> Batch:

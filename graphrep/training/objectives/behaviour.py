@@ -13,23 +13,17 @@ Letters in shapes: B networks, P parameters, Q queries, O numbers that a network
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 
 from ...architecture import Architecture
-from ...architecture.reorder import tensor_of
 from ...encoders import Batch
 from ...model import WeightModel
+from ...running import Behaviour, run_networks
 from ..networks import Rows
 from .base import Objective
-from .context import Behaviour
 from .views import ViewConfig, make_view
 
 
@@ -59,6 +53,8 @@ class BehaviourReconstruction(Objective):
     Losses: `weights` in scaled units, `behaviour` relative to the spread of the outputs,
     `agreement` the share of queries on which the largest output is the same one.
     """
+
+    decodes = True
 
     def __init__(self, config: BehaviourConfig, behaviours: Mapping[str, Behaviour]) -> None:
         super().__init__()
@@ -108,46 +104,3 @@ class BehaviourReconstruction(Objective):
         mismatch = (said - wanted).square().mean((1, 2)) / spread
         agreement = (said.argmax(2) == wanted.argmax(2)).to(said).mean()
         return mismatch.mean(), agreement
-
-
-def run_networks(
-    behaviour: Behaviour, architecture: Architecture, theta: Tensor, chunk: int = 32
-) -> Tensor:
-    """Outputs [B, Q, ...] of networks theta [B, P] in rows, each on all queries.
-
-    Normalisation uses theta's statistics. What theta does not hold, such as counters, is the
-    module's own.
-
-    Args:
-        chunk: Networks that run together, where they do.
-    """
-
-    def outputs(values: dict[str, Tensor]) -> Tensor:
-        found: Tensor = functional_call(behaviour.module, values, (behaviour.queries,))
-        return found
-
-    values = {spec.name: tensor_of(spec, theta) for spec in architecture.stored}
-    with _PlainBatchNorm() if theta.requires_grad else nullcontext():
-        if behaviour.together:
-            found: Tensor = torch.vmap(outputs, chunk_size=chunk)(values)
-            return found
-        rows = [{name: v[i] for name, v in values.items()} for i in range(len(theta))]
-        return torch.stack([outputs(row) for row in rows])
-
-
-class _PlainBatchNorm(TorchFunctionMode):
-    """Batch norm in evaluation as plain arithmetic: torch's own has no gradient for statistics."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        named = kwargs or {}
-        if func is not F.batch_norm or named["training"]:
-            return func(*args, **named)
-        x, mean, variance = args
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        scale = (variance + named["eps"]).rsqrt()
-        if named["weight"] is not None:
-            scale = scale * named["weight"]
-        found = (x - mean.view(shape)) * scale.view(shape)
-        return found if named["bias"] is None else found + named["bias"].view(shape)

@@ -84,5 +84,4 @@ class PropertyPrediction(Objective):
     @torch.no_grad()
     def predict(self, model: WeightModel, rows: Rows) -> Tensor:
         """Natural units, [B, O] as `head.columns` names them; of categories probabilities."""
-        embedding = model.encode(rows.theta, rows.architecture, tokens=False).model
-        return self.head.natural(self.head(embedding))
+        return self.head.natural(self.head(embed_rows(model, rows, None, torch.Generator())))

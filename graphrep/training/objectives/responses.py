@@ -63,8 +63,8 @@ class ResponsePrediction(Objective):
             )
         self.config = config
         self.view = config.view(permute=reorders(config.permute, model))
-        R, D = model.config.readout_dim, model.embedding_dim
-        self.first = D - R if R else 0  # of what is read
+        R, D = model.config.readout_dim, model.learned_dim
+        self.read = slice(D - R if R else 0, D)
         self.norm = nn.Identity() if R else nn.LayerNorm(D)
         self.head = nn.Linear(R or D, num_responses)
         nn.init.zeros_(self.head.weight)
@@ -79,7 +79,7 @@ class ResponsePrediction(Objective):
                 "graphrep.training.targets.networks_of"
             )
         embedding = embed_rows(model, rows, self.view if self.training else None, generator)
-        found = self.head(self.norm(embedding[:, self.first :]))
+        found = self.head(self.norm(embedding[:, self.read]))
         found = found.to(torch.promote_types(found.dtype, rows.targets.dtype))
         known = rows.targets.isfinite()
         error = torch.where(known, found - torch.where(known, rows.targets, 0), 0).square()

@@ -57,7 +57,7 @@ class SelfSupervised(Objective):
         super().__init__()
         self.config = config
         self.paired = bool(config.contrast_weight or config.positives_weight)
-        self.decoded = bool(config.seen_weight or config.hidden_weight)
+        self.decodes = bool(config.seen_weight or config.hidden_weight)
         D, H = embedding_dim, config.projection_dim
         if self.paired:  # sizes as in SANE
             self.projection = nn.Sequential(
@@ -76,10 +76,10 @@ class SelfSupervised(Objective):
             start = int(torch.randint(grid.num_tokens - config.window + 1, (), generator=generator))
             window = slice(start, start + config.window)
         embedding = self._encode(model, rows, view, window, predict=bool(config.numbers_weight))
-        seen_by_decoder = [(view, embedding)] if self.decoded else []
+        seen_by_decoder = [(view, embedding)] if self.decodes else []
         if self.paired:
             other_view = self._view(model, rows, generator)
-            both = self.decoded and config.reconstruct_both
+            both = self.decodes and config.reconstruct_both
             other = self._encode(model, rows, other_view, window, tokens=both)
             seen_by_decoder += [(other_view, other)] if both else []
         losses: dict[str, Tensor] = {}
@@ -132,7 +132,7 @@ class SelfSupervised(Objective):
             model.config.token_size,
             view.visible,
             window,
-            tokens=self.decoded if tokens is None else tokens,
+            tokens=self.decodes if tokens is None else tokens,
             predict=predict,
         )
         found = model.embed(batch)

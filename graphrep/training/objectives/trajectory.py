@@ -60,10 +60,12 @@ class Trajectory(Objective):
     error over that of no change: below 1 something is foreseen.
     """
 
+    decodes = True
+
     def __init__(self, config: TrajectoryConfig, model: WeightModel) -> None:
         super().__init__()
         self.config = config
-        D, Z, H = model.embedding_dim, model.config.latent_dim, config.hidden_dim
+        D, Z, H = model.learned_dim, model.config.latent_dim, config.hidden_dim
         self.whole = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, H))
         self.own = nn.Linear(Z, H)
         self.step = nn.Linear(1, H)

@@ -219,6 +219,11 @@ class Graphs(Sequence[ParameterGraph]):
         self._shelf = shelf
         self._rows = rows
 
+    @property
+    def zoo(self) -> Zoo:
+        """These networks with their properties and modules."""
+        return Zoo(self._shelf, self._rows)
+
     def __len__(self) -> int:
         return len(self._rows)
 
