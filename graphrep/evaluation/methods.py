@@ -49,6 +49,11 @@ class Method:
         return self.family == "answers" or not set(asks).isdisjoint(self.overrides)
 
     @property
+    def asks_networks(self) -> bool:
+        """Whether networks are run also when they are read, and not from weights alone."""
+        return self.family in ("answers", "probed")
+
+    @property
     def label(self) -> str:
         """Short, for tables and figures."""
         added = {"untrained": ", untrained", "end_to_end": ", end to end", "boosting": ", boosting"}
@@ -134,6 +139,9 @@ METHODS: tuple[Method, ...] = (
         if m.mode == "end_to_end"
     ),
 )
+
+
+ASKING = frozenset(method.name for method in METHODS if method.asks_networks)
 
 
 def choose_methods(

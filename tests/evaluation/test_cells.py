@@ -318,6 +318,20 @@ def test_a_rival_without_a_score_leaves_the_others(tmp_path: Path) -> None:
     assert best_rivals(compare(read_findings([*rest, without]))).empty
 
 
+def test_methods_that_run_networks_are_no_rivals_of_those_that_do_not(tmp_path: Path) -> None:
+    folders = sorted(made_findings(tmp_path, 0.1).iterdir())
+    rename = {"graph_responses-0": "graph_probed", "statistics_plain-0": "answers"}
+    for folder in folders:
+        if (new := rename.get(folder.name)) is not None:
+            facts = json.loads((folder / "cell.json").read_text())
+            facts |= {"method": new, "label": new}
+            (folder / "cell.json").write_text(json.dumps(facts))
+    differences = compare(read_findings(folders))
+    assert set(differences["method"]) == {"graph", "graph_probed"}
+    best = best_rivals(differences).set_index("method")["rival"]
+    assert best.to_dict() == {"graph_probed": "answers"}
+
+
 def test_a_zoo_made_anew_is_judged_anew(tmp_path: Path) -> None:
     """Other networks, or the same with other properties, at the same place."""
     source, target = planted_zoo(tmp_path / "source"), tmp_path / "target"
