@@ -217,9 +217,13 @@ def _dot(name: str, colour: str) -> Line2D:
 def _short(name: str) -> str:
     """A method's name where there is little room."""
     name = name.replace("statistics_plain", "s(W)").replace("statistics_asinh", "s(asinh W)")
+    name = name.replace("statistics_answers", "s(asinh W) + answers")
     return (
         name.replace("hyperrep_", "hyperrep ")
-        .replace("_responses", " (answers)")
+        .replace("_responses", " (foretells answers)")
+        .replace("_probed", " + answers")
+        .replace("_moments", " + s(asinh W)")
+        .replace("_bare", " without s(W)")
         .replace("raw", "W")
     )
 
