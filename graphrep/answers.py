@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -144,9 +145,8 @@ class AnswerReader(nn.Module):
         module = copy.deepcopy(module).eval()
         theta = ParameterGraph.from_state_dict(architecture, module.state_dict()).theta.float()
         theta = torch.stack([theta, theta])
-        behaviour = Behaviour(
-            module, questions.queries.cpu(), classifies=bool(questions.classifies)
-        )
+        queries = questions.queries.to(theta)
+        behaviour = Behaviour(module, queries, classifies=bool(questions.classifies))
         with torch.no_grad():
             outputs = run_networks(behaviour, architecture, theta).flatten(2)
         if outputs[0].numel() != len(questions.mean):
@@ -155,8 +155,7 @@ class AnswerReader(nn.Module):
                 f"this model was trained on {len(questions.mean) // len(questions.queries)}"
             )
         together = runs_together(behaviour, architecture, theta, outputs)
-        behaviour = Behaviour(module, behaviour.queries, 1.0, together, behaviour.classifies)
-        self._modules_of[architecture.fingerprint] = number, behaviour
+        self._modules_of[architecture.fingerprint] = number, replace(behaviour, together=together)
 
     def read(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """Numbers of networks theta [B, P], as many as `num_numbers`.
@@ -174,9 +173,8 @@ class AnswerReader(nn.Module):
             )
         number, behaviour = self._modules_of[architecture.fingerprint]
         own = list(self)[number]
-        queries = own.queries.to(theta)
         module = behaviour.module.to(theta.device)
-        behaviour = Behaviour(module, queries, 1.0, behaviour.together, behaviour.classifies)
+        behaviour = replace(behaviour, module=module, queries=own.queries.to(theta))
         with torch.autocast(theta.device.type, enabled=False):
             numbers = own(answers_of(behaviour, architecture, theta))
         parts = [

@@ -155,7 +155,7 @@ class ZooNetworks:
     def batches(
         self, rows: range, batch_size: int, representation: Representation
     ) -> Iterator[Batch]:
-        know_modules(representation.model, self.zoo)
+        know_modules(representation.model.answers, self.zoo)
         for group in self.zoo.select(slice(rows.start, rows.stop)).groups():
             num = max(1, min(batch_size, BATCH_BYTES // _num_bytes(group.architecture)))
             for start in range(0, len(group.rows), num):

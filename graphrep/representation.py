@@ -138,7 +138,7 @@ class Representation(
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.to(device)
         if isinstance(inputs, Graphs):
-            know_modules(self.model, inputs.zoo)
+            know_modules(self.model.answers, inputs.zoo)
         one = isinstance(inputs, ParameterGraph | nn.Module | str | os.PathLike)
         listed: list[Any] = [inputs] if one else list(inputs)  # type: ignore[arg-type]
         networks = [self._network(item, example_inputs, architecture) for item in listed]

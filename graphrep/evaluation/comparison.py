@@ -26,6 +26,7 @@ from ..training import (
     train,
 )
 from ..training.answers import learn_answers, with_answers
+from ..training.queries import listed
 from ..training.rescalings import learn_rescalings
 from ..training.targets import context_of, networks_of
 from ..zoo import Zoo
@@ -158,9 +159,10 @@ def train_representation(
     groups = {s: networks_of(zoo, s, objective, say) for s in SPLITS[:2]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        weights = learn_answers(learn_rescalings(WeightModel(model), zoo), zoo)
+        weights = learn_rescalings(WeightModel(model), zoo)
+        learn_answers(weights.answers, zoo)
         wanted = build_objective(objective, weights, context_of(zoo, objective))
-    groups = {s: with_answers(weights, networks, say) for s, networks in groups.items()}
+    groups = {s: with_answers(weights.answers, networks, say) for s, networks in groups.items()}
     result = train(
         weights,
         wanted,
@@ -171,8 +173,7 @@ def train_representation(
         on_metrics=record,
         on_step=on_step,
     )
-    zoos = [zoo] if isinstance(zoo, Zoo) else zoo
-    architectures = [a for z in zoos for a in z.architectures.values()]
+    architectures = [a for z in listed(zoo) for a in z.architectures.values()]
     return Representation(weights, architectures, decodes=wanted.decodes), result, wanted
 
 

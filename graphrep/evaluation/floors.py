@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..answers import AnswerReader
 from ..architecture import Architecture
-from ..encoders import Batch, StatisticsEncoderConfig
+from ..encoders import Batch
 from ..encoders.moments import layer_moments
-from ..model import ModelConfig, WeightModel
 from ..scaling import Scaling
 from ..training.answers import know_modules, learn_answers
 from ..zoo import Zoo
@@ -61,7 +61,7 @@ class Floor:
     num_slots: int  # depths kept apart in statistics
     length: int  # of raw weights; shorter networks are padded with zeros
     scaling: Scaling
-    asking: WeightModel | None = None  # of floors that run the networks
+    reader: AnswerReader | None = None  # of floors that run the networks
 
     @classmethod
     def fit(cls, kind: str, zoos: Sequence[Zoo], num_slots: int) -> Floor:
@@ -71,17 +71,14 @@ class Floor:
         groups = [group for zoo in zoos for group in zoo.split("train").groups()]
         scaling = Scaling().fit((group.architecture, group.theta) for group in groups)
         longest = max(group.architecture.num_parameters for group in groups)
-        asking = None
-        if kind in ANSWERING:  # its encoder reads nothing
-            config = ModelConfig(encoder=StatisticsEncoderConfig(), num_queries=NUM_QUERIES)
-            asking = learn_answers(WeightModel(config), zoos)
-        return cls(kind, num_slots, min(longest, LONGEST), scaling, asking)
+        reader = AnswerReader(NUM_QUERIES) if kind in ANSWERING else None
+        learn_answers(reader, zoos)
+        return cls(kind, num_slots, min(longest, LONGEST), scaling, reader)
 
     def read(self, zoo: Zoo) -> np.ndarray:
         """Features of all networks of a zoo, float32 [N, D]."""
         found: np.ndarray | None = None
-        if self.asking is not None:
-            know_modules(self.asking, zoo)
+        know_modules(self.reader, zoo)
         for group in zoo.groups():
             for rows in group.rows.split(PART):
                 theta = group.theta[_places(group.rows, rows)].float()
@@ -101,8 +98,8 @@ class Floor:
             case "raw":
                 seen = _finite(theta)[:, : self.length]
                 return torch.nn.functional.pad(seen, (0, self.length - seen.shape[1]))
-        assert self.asking is not None and self.asking.answers is not None
-        answers = self.asking.answers.read(theta, architecture)
+        assert self.reader is not None
+        answers = self.reader.read(theta, architecture)
         if self.kind == "answers":
             return answers
         return torch.cat(

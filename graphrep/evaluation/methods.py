@@ -45,13 +45,12 @@ class Method:
     @property
     def runs_networks(self) -> bool:
         """Whether the networks are run, for which a zoo must tell their modules."""
-        asks = ("objective=responses", PROBING)
-        return self.family == "answers" or not set(asks).isdisjoint(self.overrides)
+        return self.asks_networks or "objective=responses" in self.overrides
 
     @property
     def asks_networks(self) -> bool:
         """Whether networks are run also when they are read, and not from weights alone."""
-        return self.family in ("answers", "probed")
+        return self.family == "answers" or PROBING in self.overrides
 
     @property
     def label(self) -> str:
@@ -101,11 +100,11 @@ def _hyperrep(objective: str) -> Method:
     )
 
 
-def _floor(name: str, encoder: str = "", family: str = "") -> tuple[Method, ...]:
+def _floor(name: str, encoder: str = "", family: str = "", *more: str) -> tuple[Method, ...]:
     """With an encoder of the same numbers, also the property objective's perceptron on them."""
     found = [Method(name=name, mode=mode, family=family) for mode in ("features", "boosting")]
     if encoder:
-        overrides = (f"encoder={encoder}", "objective=property", "training=end_to_end")
+        overrides = (f"encoder={encoder}", "objective=property", "training=end_to_end", *more)
         found.append(Method(name=name, mode="end_to_end", overrides=overrides, family=family))
     return tuple(found)
 
@@ -132,12 +131,7 @@ METHODS: tuple[Method, ...] = (
     *_beside("pna", "probed", PROBING, "blocks"),
     *_beside("token", "probed", PROBING, "sane", WIDE),
     *_floor("answers", family="answers"),
-    *_floor("statistics_answers", family="answers"),
-    *(
-        replace(m, name="statistics_answers", overrides=(*m.overrides, PROBING), family="answers")
-        for m in _floor("", "statistics")
-        if m.mode == "end_to_end"
-    ),
+    *_floor("statistics_answers", "statistics", "answers", PROBING),
 )
 
 

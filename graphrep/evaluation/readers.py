@@ -96,7 +96,8 @@ def train_reader(
     """
     weights, wanted, objective = _build(sources, setup, max_slots, asked)
     training, validation = (
-        with_answers(weights, networks_of(sources, s, objective)) for s in ("train", "validation")
+        with_answers(weights.answers, networks_of(sources, s, objective))
+        for s in ("train", "validation")
     )
     result = train(
         weights,
@@ -138,7 +139,7 @@ def untrained_reader(sources: Sequence[Zoo], setup: Setup, max_slots: int) -> Re
 
 def embed_zoo(model: WeightModel, zoo: Zoo) -> np.ndarray:
     """Embeddings of all networks of a zoo, float32 [N, D]."""
-    know_modules(model, zoo)
+    know_modules(model.answers, zoo)
     found = np.zeros((len(zoo), model.embedding_dim), np.float32)
     with torch.no_grad():
         for group in zoo.groups():
@@ -166,7 +167,7 @@ def _build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.training.seed)
         weights = learn_rescalings(WeightModel(config), sources)
-        learn_answers(weights, sources)
+        learn_answers(weights.answers, sources)
         wanted = build_objective(objective, weights, context_of(sources, objective))
     return weights, wanted, objective
 

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..answers import Questions
-from ..model import WeightModel
+from ..answers import AnswerReader, Questions
 from ..running import Behaviour, answers_of
-from ..zoo import Zoo
+from ..zoo import Group, Zoo
 from .networks import Networks
-from .queries import classifies, inputs_of, shares_of, zoo_module
+from .queries import classifies, inputs_of, listed, shares_of, zoo_module
 
 MOST_FITTED = 2048  # networks of a kind that say how answers differ
 PART = 256  # networks asked at a time
-Inputs = tuple[int, ...]  # the shape of one
 
 
-def learn_answers(model: WeightModel, zoos: Zoo | Sequence[Zoo]) -> WeightModel:
+def learn_answers(reader: AnswerReader | None, zoos: Zoo | Sequence[Zoo]) -> None:
     """Choose queries for each kind of input, fit what is read off the answers to the training
-    splits, and get to know the zoos' modules; nothing where the model asks no queries.
+    splits, and get to know the zoos' modules; nothing where no queries are asked.
 
     Zoos whose networks take inputs of one shape share the queries of that kind evenly.
 
@@ -36,39 +35,43 @@ def learn_answers(model: WeightModel, zoos: Zoo | Sequence[Zoo]) -> WeightModel:
         ValueError: a zoo that tells no module or no inputs of it, or networks of one kind of
             input that put out different numbers of outputs.
     """
-    if model.answers is None or model.answers.num_numbers:
-        return know_modules(model, zoos)
-    listed = _listed(zoos)
-    kinds: dict[Inputs, list[Zoo]] = {}
-    for zoo in listed:
-        for shape in {_inputs(zoo, zoo_module(zoo, int(g.rows[0])))[0] for g in zoo.groups()}:
-            kinds.setdefault(shape, []).append(zoo)
-    for shape, asked in kinds.items():
-        model.answers.add(_questions(asked, shape, model.config.num_queries))
-    return know_modules(model, listed)
+    if reader is None:
+        return
+    kinds: dict[tuple[int, ...], list[_Asked]] = {}  # by the shape of an input
+    for zoo in listed(zoos):
+        part = zoo.split("train")
+        for group in part.groups():
+            module = zoo_module(part, int(group.rows[0])).eval()
+            inputs = inputs_of(part, module, reader.num_queries)
+            asked = _Asked(zoo.name, group, module, inputs)
+            kinds.setdefault(tuple(inputs.shape[1:]), []).append(asked)
+    for asked_alike in kinds.values():
+        reader.add(_questions(asked_alike, reader.num_queries))
+    know_modules(reader, zoos)
 
 
-def know_modules(model: WeightModel, zoos: Zoo | Sequence[Zoo]) -> WeightModel:
-    """Remember how the zoos' networks are run, where the model asks them and does not know.
+def know_modules(reader: AnswerReader | None, zoos: Zoo | Sequence[Zoo]) -> None:
+    """Remember how the zoos' networks are run, where they are asked and that is not known.
 
     Raises:
-        ValueError: a zoo that tells no module, or inputs that the model has no queries of.
+        ValueError: a zoo that tells no module, or inputs that there are no queries of.
     """
-    if model.answers is None:
-        return model
-    for zoo in _listed(zoos):
+    if reader is None:
+        return
+    for zoo in listed(zoos):
         for architecture, rows, _ in zoo.groups():
-            if not model.answers.knows(architecture):
+            if not reader.knows(architecture):
                 module = zoo_module(zoo, int(rows[0]))
-                model.answers.know(architecture, module, inputs_of(zoo, module, 1))
-    return model
+                reader.know(architecture, module, inputs_of(zoo, module, 1))
 
 
 def with_answers(
-    model: WeightModel, groups: Sequence[Networks], say: Callable[[str], None] = lambda note: None
+    reader: AnswerReader | None,
+    groups: Sequence[Networks],
+    say: Callable[[str], None] = lambda note: None,
 ) -> list[Networks]:
     """The networks with their answers, asked once and not a step; as they are if none is asked."""
-    if model.answers is None:
+    if reader is None:
         return list(groups)
     found, num, total = [], 0, sum(map(len, groups))
     for networks in groups:
@@ -76,46 +79,38 @@ def with_answers(
         for index in torch.arange(len(networks)).split(PART):
             say(f"answers of {networks.zoo}: {num} of {total}")
             theta = networks.theta[index].float()
-            parts.append(model.answers.read(theta, networks.architecture))
+            parts.append(reader.read(theta, networks.architecture))
             num += len(index)
-        answers = torch.cat(parts) if parts else torch.zeros(0, model.answers.num_numbers)
+        answers = torch.cat(parts) if parts else torch.zeros(0, reader.num_numbers)
         found.append(replace(networks, answers=answers))
     return found
 
 
-def _questions(zoos: Sequence[Zoo], shape: Inputs, num_queries: int) -> Questions:
-    """Of the networks that take inputs of one shape."""
+class _Asked(NamedTuple):
+    """Networks of one architecture that say how answers differ, and inputs of their module."""
+
+    zoo: str
+    group: Group
+    module: nn.Module
+    inputs: Tensor
+
+
+def _questions(asked: Sequence[_Asked], num_queries: int) -> Questions:
+    """Of networks that take inputs of one shape."""
+    drawn = {one.zoo: one.inputs for one in reversed(asked)}  # a zoo's first, once
+    zoos = list(dict.fromkeys(one.zoo for one in asked))
     shares = shares_of(num_queries, len(zoos))
-    drawn: dict[int, Tensor] = {}
-    asked = []
-    for number, zoo in enumerate(zoos):
-        part = zoo.split("train")
-        for group in part.groups():
-            module = zoo_module(part, int(group.rows[0])).eval()
-            kind, inputs = _inputs(part, module, num_queries)
-            if kind == shape:
-                drawn.setdefault(number, inputs[: shares[number]])
-                asked.append((group, module))
-    queries = torch.cat(list(drawn.values()))
-    step = max(1, sum(len(group.theta) for group, _ in asked) // MOST_FITTED)
+    queries = torch.cat([drawn[zoo][:num] for zoo, num in zip(zoos, shares, strict=True)])
+    step = max(1, sum(len(one.group.theta) for one in asked) // MOST_FITTED)
     answers = []
-    for group, module in asked:
+    for _, group, module, _ in asked:
         behaviour = Behaviour(module, queries, classifies=classifies(module))
         rows = torch.arange(0, len(group.theta), step)
         answers.append(answers_of(behaviour, group.architecture, group.theta[rows].float()))
     if len(sizes := sorted({a.shape[1] // len(queries) for a in answers})) > 1:
-        names = ", ".join(zoo.name for zoo in zoos)
         raise ValueError(
-            f"model.num_queries: networks of {names} take inputs of one shape, {list(shape)}, and "
-            f"put out different numbers of outputs, {sizes}; train on zoos that answer alike"
+            f"model.num_queries: networks of {', '.join(zoos)} take inputs of one shape, "
+            f"{list(queries.shape[1:])}, and put out different numbers of outputs, {sizes}; train "
+            "on zoos that answer alike"
         )
-    return Questions.fit(queries, classifies(asked[0][1]), torch.cat(answers))
-
-
-def _inputs(zoo: Zoo, module: nn.Module, num: int = 1) -> tuple[Inputs, Tensor]:
-    inputs = inputs_of(zoo, module, num)
-    return tuple(inputs.shape[1:]), inputs
-
-
-def _listed(zoos: Zoo | Sequence[Zoo]) -> list[Zoo]:
-    return [zoos] if isinstance(zoos, Zoo) else list(zoos)
+    return Questions.fit(queries, classifies(asked[0].module), torch.cat(answers))

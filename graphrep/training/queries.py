@@ -6,6 +6,7 @@ images, and for policies, whose observations no zoo keeps, numbers from a normal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -66,6 +67,11 @@ def behaviours_of(
         together = runs_together(plain, architectures[name], theta[:2], outputs[:2])
         found[name] = replace(plain, spread=_spread(outputs), together=together)
     return found
+
+
+def listed(zoos: Zoo | Sequence[Zoo]) -> list[Zoo]:
+    """One zoo or several, as several."""
+    return [zoos] if isinstance(zoos, Zoo) else list(zoos)
 
 
 def zoo_module(zoo: Zoo, number: int) -> nn.Module:

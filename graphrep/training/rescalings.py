@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..model import WeightModel
 from ..symmetry import derive_rescalings
 from ..zoo import Zoo
-from .queries import inputs_of, zoo_module
+from .queries import inputs_of, listed, zoo_module
 
 NUM_INPUTS = 2  # a run of small inputs does
 
@@ -24,7 +24,7 @@ def learn_rescalings(model: WeightModel, zoos: Zoo | Sequence[Zoo]) -> WeightMod
     """
     if not model.config.canonical:
         return model
-    for zoo in [zoos] if isinstance(zoos, Zoo) else zoos:
+    for zoo in listed(zoos):
         for architecture, rows, _ in zoo.groups():
             if architecture.fingerprint not in model.rescalings:
                 module = zoo_module(zoo, int(rows[0]))

@@ -28,7 +28,7 @@ from .objectives import (
     TrajectoryConfig,
 )
 from .objectives.property_head import Target, fit_category, fit_target, numbers_of
-from .queries import behaviours_of
+from .queries import behaviours_of, listed
 from .responses import Responses
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def networks_of(
     Raises:
         ValueError: a zoo has no such property or split.
     """
-    listed = _listed(zoos)
-    targets = targets_of(listed, config)
-    answers = responses_of(listed, config)
+    every = listed(zoos)
+    targets = targets_of(every, config)
+    answers = responses_of(every, config)
     found = []
-    for number, zoo in enumerate(listed):
+    for number, zoo in enumerate(every):
         part = zoo.split(split)
         table = part.properties
         columns = None
@@ -82,14 +82,14 @@ def context_of(zoos: Zoo | Sequence[Zoo], config: ObjectiveConfig) -> Context:
     Raises:
         ValueError: a property that is not there, or a zoo whose networks cannot be run.
     """
-    listed = _listed(zoos)
+    every = listed(zoos)
     match config:
         case PropertyConfig():
-            return Context(targets=targets_of(listed, config))
+            return Context(targets=targets_of(every, config))
         case BehaviourConfig():
-            return Context(behaviours=behaviours_of(listed, config.num_queries))
+            return Context(behaviours=behaviours_of(every, config.num_queries))
         case ResponsesConfig():
-            return Context(num_responses=sum(map(len, responses_of(listed, config))))
+            return Context(num_responses=sum(map(len, responses_of(every, config))))
         case _:
             return Context()
 
@@ -205,10 +205,6 @@ def _labels(column: pd.Series) -> np.ndarray:
     return np.array(
         [str(v) if known else None for v, known in zip(column, column.notna(), strict=True)]
     )
-
-
-def _listed(zoos: Zoo | Sequence[Zoo]) -> list[Zoo]:
-    return [zoos] if isinstance(zoos, Zoo) else list(zoos)
 
 
 def _urls(zoos: Sequence[Zoo]) -> str:

@@ -43,7 +43,9 @@ def one_thread() -> Iterator[None]:
 def asking(zoo: Zoo, **more: int) -> WeightModel:
     config = replace(model().config, num_queries=Q, **more)
     torch.manual_seed(0)
-    return learn_answers(WeightModel(config), zoo).eval()
+    built = WeightModel(config)
+    learn_answers(built.answers, zoo)
+    return built.eval()
 
 
 def reader(weights: WeightModel) -> AnswerReader:
@@ -143,7 +145,7 @@ def test_layer_moments_stand_beside_any_encoder(zoo: Zoo) -> None:
 def test_answers_taken_once_are_those_of_every_step(zoo: Zoo) -> None:
     weights = asking(zoo)
     told: list[str] = []
-    groups = with_answers(weights, networks_of(zoo, "train", CONFIG), told.append)
+    groups = with_answers(weights.answers, networks_of(zoo, "train", CONFIG), told.append)
     assert told and told[0].startswith("answers of tiny: 0 of")
     objective = build_objective(CONFIG, weights, context_of(zoo, CONFIG)).eval()
     for networks in groups:
@@ -156,7 +158,7 @@ def test_answers_taken_once_are_those_of_every_step(zoo: Zoo) -> None:
         assert objective.losses(weights, wrong, torch.Generator())["loss"] != both[0]["loss"]
     bare = model()
     plain = networks_of(zoo, "train", CONFIG)
-    assert with_answers(bare, plain) == plain
+    assert with_answers(bare.answers, plain) == plain
 
 
 def predictor(zoo: Zoo, folder: Path, stop: int | None = None) -> PropertyPredictor | None:
@@ -167,7 +169,9 @@ def predictor(zoo: Zoo, folder: Path, stop: int | None = None) -> PropertyPredic
     torch.manual_seed(0)
     weights = asking(zoo)
     objective = build_objective(CONFIG, weights, context_of(zoo, CONFIG))
-    groups = [with_answers(weights, networks_of(zoo, s, CONFIG)) for s in ("train", "validation")]
+    groups = [
+        with_answers(weights.answers, networks_of(zoo, s, CONFIG)) for s in ("train", "validation")
+    ]
     settings = TrainingConfig(num_steps=12, batch_size=4, validate_every=4, num_threads=1)
     try:
         train(weights, objective, *groups, settings, folder, on_step=interrupt)
@@ -182,7 +186,7 @@ def test_a_resumed_training_equals_an_unbroken_one(zoo: Zoo, tmp_path: Path) -> 
     assert predictor(zoo, tmp_path / "broken", stop=6) is None
     resumed, unbroken = predictor(zoo, tmp_path / "broken"), predictor(zoo, tmp_path / "unbroken")
     assert resumed is not None and unbroken is not None
-    know_modules(resumed.representation.model, zoo)
+    know_modules(resumed.representation.model.answers, zoo)
     states = [p.representation.model.state_dict() for p in (resumed, unbroken)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -230,7 +234,7 @@ def test_what_does_not_suit_the_queries_is_refused(zoo: Zoo, tmp_path: Path) -> 
     assert asked.read(torch.randn(2, 650), architecture).shape == (2, asked.num_numbers)
     weights = WeightModel(replace(model().config, num_queries=Q))
     with pytest.raises(ValueError, match="module"):
-        learn_answers(weights, planted_zoo(tmp_path / "bare", num=10))
+        learn_answers(weights.answers, planted_zoo(tmp_path / "bare", num=10))
     with pytest.raises(ValueError, match="num_queries must be 0 or more"):
         replace(model().config, num_queries=-1)
 
