@@ -58,9 +58,17 @@ class Processes:
         """The module with gradients averaged over processes, whichever parameters a batch uses.
 
         All begin with the values that the leading process has; buffers are constants of training.
+
+        Raises:
+            ValueError: several processes, and means over a batch, which no process has whole.
         """
         if self.num == 1:
             return module
+        if any(isinstance(part, nn.BatchNorm1d) for part in module.modules()):
+            raise ValueError(
+                f"a norm over the batch needs one process, and there are {self.num}; take "
+                "objective.head.norm=layer"
+            )
         return nn.parallel.DistributedDataParallel(
             module, forward_sync_buffers=False, find_unused_parameters=True
         )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 KINDS = ("share", "number", "logarithm", "category")
 SHARE_LOSSES = ("squared", "entropy")
+NORMS = ("layer", "batch")
 LEAST_SPREAD = 0.05  # deviation from where on numbers within [0, 1] are taken for shares
 
 
@@ -31,6 +32,7 @@ class HeadConfig:
     num_layers: int = 2  # hidden ones; 0 is a linear map
     dropout: float = 0.0  # probability, before every layer
     share_loss: str = "entropy"  # of numbers within [0, 1]: one of SHARE_LOSSES
+    norm: str = "layer"  # of the embedding: one of NORMS
 
     def __post_init__(self) -> None:
         if self.hidden_dim < 1 or self.num_layers < 0:
@@ -43,6 +45,8 @@ class HeadConfig:
         if self.share_loss not in SHARE_LOSSES:
             names = ", ".join(SHARE_LOSSES)
             raise ValueError(f"head.share_loss must be one of {names}, got '{self.share_loss}'")
+        if self.norm not in NORMS:
+            raise ValueError(f"head.norm must be one of {', '.join(NORMS)}, got '{self.norm}'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +179,13 @@ def numbers_of(values: np.ndarray, *, log: bool) -> np.ndarray:
 
 
 class PropertyHead(nn.Module):
-    """Model embeddings [B, D] -> outputs [B, O], side by side in the order of the targets."""
+    """Model embeddings [B, D] -> outputs [B, O], side by side in the order of the targets.
+
+    With `norm` batch every number of the embedding is standardised over the batch, and once
+    trained by the running mean and deviation: networks of one start differ by a thousandth of
+    what their embeddings share, which a norm over the embedding leaves as it is. Batches are
+    of one architecture, so it is meant for zoos of one.
+    """
 
     def __init__(self, config: HeadConfig, targets: tuple[Target, ...], embedding_dim: int) -> None:
         super().__init__()
@@ -184,7 +194,8 @@ class PropertyHead(nn.Module):
         self.config, self.targets = config, targets
         widths = [embedding_dim, *[config.hidden_dim] * config.num_layers]
         num_outputs = sum(target.num_outputs for target in targets)
-        self.norm = nn.LayerNorm(embedding_dim)
+        norms = {"layer": nn.LayerNorm, "batch": _BatchNorm}
+        self.norm = norms[config.norm](embedding_dim)
         self.hidden = nn.ModuleList(nn.Linear(narrow, wide) for narrow, wide in pairwise(widths))
         self.out = nn.Linear(widths[-1], num_outputs)
         with torch.no_grad():
@@ -237,6 +248,18 @@ class PropertyHead(nn.Module):
             return inner
         kept = torch.rand(inner.shape, generator=generator) >= self.config.dropout
         return inner * kept.to(inner) / (1 - self.config.dropout)
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """Also of small spreads; by the running statistics where a batch is a single network."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, eps=1e-8)
+
+    def forward(self, values: Tensor) -> Tensor:
+        own = self.training and len(values) > 1
+        running = self.running_mean, self.running_var
+        return F.batch_norm(values, *running, self.weight, self.bias, own, 0.1, self.eps)
 
 
 def _entropy(share: Tensor) -> Tensor:
