@@ -16,12 +16,13 @@ from graphrep.answers import AnswerReader, Questions
 from graphrep.embedding import embed_to_parquet
 from graphrep.evaluation.floors import Floor
 from graphrep.evaluation.readers import embed_zoo
-from graphrep.model import WeightModel
+from graphrep.model import ModelConfig, WeightModel
 from graphrep.predictor import PropertyPredictor
-from graphrep.symmetry import random_permutation
+from graphrep.symmetry import random_permutation, random_rescaling, rescale
 from graphrep.training import SelfSupervisedConfig, TrainingConfig, build_objective, train
 from graphrep.training.answers import know_modules, learn_answers, with_answers
 from graphrep.training.objectives import PropertyConfig, PropertyPrediction
+from graphrep.training.rescalings import learn_rescalings
 from graphrep.training.targets import context_of, networks_of
 from graphrep.zoo import Zoo
 from graphrep.zoo.classifiers.train import single_thread
@@ -107,6 +108,29 @@ def test_networks_that_compute_the_same_answer_the_same(zoo: Zoo) -> None:
         assert torch.allclose(found[0], found[1], rtol=1e-9, atol=1e-9)
         D = weights.learned_dim
         assert (found[0, D:] - found[2, D:]).abs().max() > 1e-3
+
+
+def test_rescaled_networks_answer_the_same(zoo: Zoo) -> None:
+    """Though their weights, and what is read off these, are others."""
+    weights = asking(zoo).double()
+    known = learn_rescalings(WeightModel(ModelConfig(canonical=True)), zoo).rescalings
+    num_checked = 0
+    for row in (0, 13):
+        graph = zoo.graphs[row]
+        double = ParameterGraph(graph.architecture, graph.theta.double())
+        scales = random_rescaling(
+            known[graph.architecture.fingerprint], torch.Generator().manual_seed(1)
+        )
+        if not scales:
+            continue
+        twin = rescale(double, scales)
+        rows = torch.stack([double.theta, twin.theta])
+        found = weights.encode(rows, graph.architecture, tokens=False).model
+        D = weights.learned_dim
+        assert torch.allclose(found[0, D:], found[1, D:], rtol=1e-9, atol=1e-9)
+        assert (found[0, :D] - found[1, :D]).abs().max() > 1e-3
+        num_checked += 1
+    assert num_checked
 
 
 def test_networks_that_answer_no_finite_numbers_have_zeros(zoo: Zoo) -> None:
