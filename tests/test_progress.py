@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from graphrep.progress import in_short, show_progress
@@ -22,6 +24,8 @@ def test_what_was_done_before_has_no_rate(
     assert "150/200" in resumed and "a minute" not in resumed
     going = shown(capsys, (150, None), (151, None), (152, "3.1 M weights/s"))
     assert "152/200" in going and "a minute" in going and "3.1 M weights/s" in going
+    assert re.search(r"elapsed 0:00:0\d left +0:00:\d\d", going)
+    assert not re.search(r"left +\d", resumed)  # nothing was done yet to tell it by
 
 
 def test_large_numbers_are_short() -> None:

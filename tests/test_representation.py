@@ -101,7 +101,7 @@ from graphrep import Representation
 
 torch.set_num_threads(1)
 folder, files = sys.argv[1], sys.argv[2:]
-for name in ("graph", "token", "statistics", "raw"):
+for name in ("graph", "token", "pna", "hyperrep", "statistics", "raw"):
     known = Representation.from_pretrained(f"{folder}/{name}")
     for batch_size in (1, 3, 32):
         np.save(f"{folder}/{name}-{batch_size}.npy", known.encode(files, batch_size=batch_size))
@@ -119,7 +119,7 @@ def test_a_saved_model_embeds_to_the_same_bits_in_another_process(zoo: Zoo, tmp_
         torch.save(graph.state_dict(), file)
     known = {g.architecture.fingerprint: g.architecture for g in graphs}
     kept = {}
-    for name in ("graph", "token", "statistics", "raw"):
+    for name in ("graph", "token", "pna", "hyperrep", "statistics", "raw"):
         torch.manual_seed(1)
         kept[name] = Representation(
             WeightModel(ModelConfig(encoder=ENCODERS[name]())), list(known.values())

@@ -79,8 +79,9 @@ class Rows:
         """The same on a device; onto a GPU without waiting for it."""
         if device.type == "cpu":
             return self
+        pins = device.type == "cuda"
         moved: dict[str, Any] = {
-            name: value.pin_memory().to(device, non_blocking=True)
+            name: (value.pin_memory() if pins else value).to(device, non_blocking=True)
             for name, value in self.tensors.items()
         }
         return replace(self, **moved)
