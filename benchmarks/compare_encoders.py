@@ -100,6 +100,8 @@ def main(
                         division=division,
                     )
                     cells.append((cell, cell.folder(output)))
+    if not cells:
+        raise typer.BadParameter("nothing to compare: every zoo or method was left out (see above)")
     benchmark_id = _benchmark_id(output)
     say = partial(print, flush=True)
     failed = run_cells(cells, base.tracking, benchmark_id=benchmark_id, workers=workers, say=say)
