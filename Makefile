@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PYTEST_ARGS ?=
+WORKERS ?= 2 # processes that share the tests, a file each at a time
 export PYTHON
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup scatter demo test test-fast check ui constraints clean
@@ -27,10 +29,10 @@ demo: $(READY) ## a zoo, both encoders, probes, new networks: one table, and MLf
 	$(BIN)/graphrep demo
 
 test: check ## checks and the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(TEST) $(PYTEST_ARGS)
 
 test-fast: $(READY) ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(TEST) -m "not slow" $(PYTEST_ARGS)
 
 check: $(READY) ## ruff, formatting, mypy
 	$(BIN)/ruff check .
