@@ -181,10 +181,10 @@ def numbers_of(values: np.ndarray, *, log: bool) -> np.ndarray:
 class PropertyHead(nn.Module):
     """Model embeddings [B, D] -> outputs [B, O], side by side in the order of the targets.
 
-    With `norm` batch every number of the embedding is standardised over the batch, and once
-    trained by the running mean and deviation: networks of one start differ by a thousandth of
-    what their embeddings share, which a norm over the embedding leaves as it is. Batches are
-    of one architecture, so it is meant for zoos of one.
+    With `norm` batch (Ioffe, Szegedy 2015, arXiv:1502.03167) every number of the embedding is
+    standardised over the batch, and once trained by the running mean and deviation: networks
+    of one start differ by a thousandth of what their embeddings share, which a norm over the
+    embedding leaves as it is. Batches are of one architecture, so it is meant for zoos of one.
     """
 
     def __init__(self, config: HeadConfig, targets: tuple[Target, ...], embedding_dim: int) -> None:
