@@ -61,7 +61,8 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_until(condition: object, seconds: float = 60) -> None:
+def wait_until(condition: object, seconds: float = 180) -> None:
+    """Long, as Ray alone takes a minute to start on a busy machine."""
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "waited in vain"
@@ -86,7 +87,7 @@ def test_an_interrupted_and_resumed_zoo_equals_an_unbroken_one(
     process.send_signal(blow)
     process.communicate(timeout=30)
     assert process.returncode != 0
-    wait_until(lambda: all(is_gone(pid) for pid in workers), 10)
+    wait_until(lambda: all(is_gone(pid) for pid in workers), 30)
 
     done = finished_members(path)
     assert 2 <= len(done) < 8, "the blow fell too early or too late to show anything"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -96,12 +96,18 @@ create_zoo(tiny_config(), sys.argv[1], engine="ray", num_workers=2, progress=Fal
 """
 
 
-def start_slowly(path: Path, pause: float = 0.5, **environment: str) -> subprocess.Popen[str]:
-    """The tiny zoo in a process of its own, with two workers of Ray that dawdle."""
+@contextmanager
+def slow_run(path: Path, pause: float = 0.5, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The tiny zoo in a process of its own, with two workers of Ray that dawdle; gone at the end,
+    also of a test that fails."""
     command = [sys.executable, "-W", "error", "-c", SLOW_RUN, str(path), str(pause)]
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
@@ -109,16 +115,16 @@ def test_a_zoo_that_was_interrupted_on_ray_goes_on_anywhere(
     zoo: Zoo, tmp_path: Path, blow: signal.Signals
 ) -> None:
     path = tmp_path / "zoo"
-    process = start_slowly(path)
-    wait_until(lambda: process.poll() is not None or len(finished_members(path)) >= 2)
-    process.send_signal(blow)
-    _, stderr = process.communicate(timeout=60)
+    with slow_run(path) as process:
+        wait_until(lambda: process.poll() is not None or len(finished_members(path)) >= 2)
+        process.send_signal(blow)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
     if blow == signal.SIGINT:
         assert "KeyboardInterrupt" in stderr and "the same call resumes" in stderr
     workers = {pid for pids in begun(Path(f"{path}.log")).values() for pid in pids}
     assert len(workers) >= 2
-    wait_until(lambda: all(is_gone(pid) for pid in workers), 30)
+    wait_until(lambda: all(is_gone(pid) for pid in workers), 60)
     assert 2 <= len(finished_members(path)) < 8
     create_zoo(tiny_config(), path, num_workers=0, progress=False)
     assert folder_hashes(path) == folder_hashes(zoo.path)
@@ -142,22 +148,22 @@ def test_a_zoo_survives_the_loss_of_a_machine_of_the_cluster(zoo: Zoo, tmp_path:
         _, lost = (nodes.add_node(num_cpus=1) for _ in range(2))
         # pauses outlast the removal of a node, and it is lost when it has just begun its second
         # item, so in the midst of one
-        process = start_slowly(path, 4.0, RAY_ADDRESS=nodes.address)
-        raylet = lost.all_processes["raylet"][0].process.pid
+        with slow_run(path, 4.0, RAY_ADDRESS=nodes.address) as process:
+            raylet = lost.all_processes["raylet"][0].process.pid
 
-        def begun_there() -> int:
-            inmates = set(children_of(raylet))
-            return sum(pid in inmates for pids in begun(log).values() for pid in pids)
+            def begun_there() -> int:
+                inmates = set(children_of(raylet))
+                return sum(pid in inmates for pids in begun(log).values() for pid in pids)
 
-        wait_until(lambda: process.poll() is not None or begun_there() >= 2)
-        inmates = children_of(raylet)
-        nodes.remove_node(lost, allow_graceful=False)
-        for pid in inmates:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert "its worker died, another one tries again" in stderr, dict(begun(log))
+            wait_until(lambda: process.poll() is not None or begun_there() >= 2)
+            inmates = children_of(raylet)
+            nodes.remove_node(lost, allow_graceful=False)
+            for pid in inmates:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            _, stderr = process.communicate(timeout=120)
+            assert process.returncode == 0, stderr
+            assert "its worker died, another one tries again" in stderr, dict(begun(log))
     finally:
         nodes.shutdown()
     tries = begun(log)
