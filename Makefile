@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PYTEST_ARGS ?=
-WORKERS ?= 2 # processes that share the tests, a file each at a time
+# Processes that share the tests, a file each at a time; 0 for none.
+WORKERS ?= 2
 export PYTHON
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
