@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .architecture.spec import Block, Span, TensorSpec
+from .encoders import ENCODERS
 from .graph import ParameterGraph
 from .model import ModelConfig, WeightModel
-from .representation import ENCODERS, Representation
+from .representation import Representation
 from .training import Networks, SelfSupervisedConfig, TrainingConfig, build_objective, train
 from .zoo import Zoo
 

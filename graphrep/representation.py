@@ -7,13 +7,9 @@ representation.sample(10)              # new networks as parameter graphs
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +20,17 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .decoders import DecoderConfig
 from .embedding_networks import embed_networks, embed_rows
-from .encoders import (
-    EncoderConfig,
-    GraphEncoderConfig,
-    HyperRepresentationConfig,
-    PNAEncoderConfig,
-    RawEncoderConfig,
-    StatisticsEncoderConfig,
-    TokenEncoderConfig,
-)
-from .files import sha256
 from .graph import ParameterGraph
-from .model import ModelConfig, WeightModel
+from .model import WeightModel
 from .recognition import Input, MappedNetwork, read_mapped, read_network
 from .sampling import Method, sample_latents
-from .symmetry import Rescalings, align, derive_rescalings
+from .saved_representation import Anchors, SavedRepresentation
+from .symmetry import align, derive_rescalings
 from .training.answers import know_modules
 from .zoo import Graphs
 
-FORMAT = 1
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
-ENCODERS: dict[str, type[EncoderConfig]] = {
-    "graph": GraphEncoderConfig,
-    "token": TokenEncoderConfig,
-    "pna": PNAEncoderConfig,
-    "hyperrep": HyperRepresentationConfig,
-    "statistics": StatisticsEncoderConfig,
-    "raw": RawEncoderConfig,
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Anchors:
-    """Networks that sampling starts from: token latents [A, T, Z] of one architecture."""
-
-    architecture: Architecture
-    latents: Tensor
-    buffers: dict[str, Tensor]
 
 
 class Representation(
@@ -284,31 +252,9 @@ class Representation(
     # Files --------------------------------------------------------------------
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """config.json and model.safetensors, each moved into place when complete."""
-        from safetensors.torch import save_file
-
-        config = {
-            "format": FORMAT,
-            "model": asdict(self.model.config),
-            "architectures": [json.loads(a.to_json()) for a in self.architectures.values()],
-            "anchors": list(self.anchors),
-            "decodes": self.decodes,
-            "rescalings": [r.to_json() for r in self.model.rescalings.values()],
-        }
-        tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
-        for number, anchors in enumerate(self.anchors.values()):
-            tensors[f"anchors.{number}.latents"] = anchors.latents.contiguous()
-            for name, value in anchors.buffers.items():
-                tensors[f"anchors.{number}.buffers.{name}"] = value.contiguous()
-        partial = Path(tempfile.mkdtemp(dir=save_directory, prefix=".partial-"))
-        try:
-            save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-            config["sha256"] = sha256(partial / "model.safetensors")
-            (partial / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
-            for name in ("model.safetensors", "config.json"):
-                os.replace(partial / name, save_directory / name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        """Called by `save_pretrained`, which adds the hub's model card."""
+        architectures, anchors = tuple(self.architectures.values()), tuple(self.anchors.values())
+        SavedRepresentation(self.model, architectures, anchors, self.decodes).write(save_directory)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -352,46 +298,5 @@ class Representation(
                 if k in kwargs
             }
             folder = Path(snapshot_download(model_id, **hub))
-        return cls._read(folder)
-
-    @classmethod
-    def _read(cls, folder: Path) -> Representation:
-        from safetensors.torch import load_file
-
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder}: holds no {name}; is this a saved Representation?")
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            if config["format"] != FORMAT:
-                raise ValueError(f"format {config['format']}, this version reads {FORMAT}")
-            if config["sha256"] != sha256(folder / "model.safetensors"):
-                raise ValueError("model.safetensors is not the one that config.json was saved with")
-            tensors = load_file(folder / "model.safetensors")
-            model = WeightModel(_model_config(config["model"]))
-            model.load_state_dict(
-                {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-            )
-            architectures = [Architecture.from_json(json.dumps(a)) for a in config["architectures"]]
-            model.learn_rescalings(map(Rescalings.from_json, config.get("rescalings", ())))
-        except Exception as error:
-            raise ValueError(f"{folder}: not a readable Representation: {error}") from error
-        by_fingerprint = {a.fingerprint: a for a in architectures}
-        anchors = []
-        for number, fingerprint in enumerate(config["anchors"]):
-            prefix = f"anchors.{number}.buffers."
-            buffers = {
-                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-            }
-            latents = tensors[f"anchors.{number}.latents"]
-            anchors.append(Anchors(by_fingerprint[fingerprint], latents, buffers))
-        return cls(model, architectures, anchors, decodes=config.get("decodes", True))
-
-
-def _model_config(content: dict[str, Any]) -> ModelConfig:
-    encoder = content.pop("encoder")
-    return ModelConfig(
-        encoder=ENCODERS[encoder["name"]](**encoder),
-        decoder=DecoderConfig(**content.pop("decoder")),
-        **content,
-    )
+        saved = SavedRepresentation.read(folder)
+        return cls(saved.model, saved.architectures, saved.anchors, decodes=saved.decodes)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .config import compose
+from .encoders import ENCODERS
 from .evaluation.comparison import EvaluationConfig
 from .model import ModelConfig
 from .parsing import parse_dataclass
-from .representation import ENCODERS
 from .tracking import TrackingConfig
 from .training import OBJECTIVES, ObjectiveConfig, TrainingConfig
 from .zoo import Recipe, parse_recipe

@@ -28,6 +28,7 @@ LAYERS = [  # a module imports from lines above its own
     {"decoders", "answers"},
     {"model"},
     {"embedding_networks", "sampling", "training"},
+    {"saved_representation"},
     {"representation"},
     {"embedding_inputs", "embedding_table", "predictor"},
     {"embedding_parts", "neighbours"},

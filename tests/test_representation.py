@@ -14,10 +14,10 @@ from torch import nn
 
 import graphrep
 from graphrep.decoders import DecoderConfig
-from graphrep.encoders import Batch, Embedding, GraphEncoderConfig
+from graphrep.encoders import ENCODERS, Batch, Embedding, GraphEncoderConfig
 from graphrep.evaluation.behaviour import condition_batch_norm, novelty
 from graphrep.model import ModelConfig, WeightModel
-from graphrep.representation import ENCODERS, Representation
+from graphrep.representation import Representation
 from graphrep.sampling import sample_latents
 from graphrep.training import (
     Networks,
@@ -194,7 +194,7 @@ def test_encoding_asks_for_no_tokens(
 
 def test_a_damaged_model_folder_is_refused(representation: Representation, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no config\.json"):
-        Representation._read(tmp_path)
+        Representation.from_pretrained(tmp_path)
     representation.save_pretrained(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     whole = weights.read_bytes()

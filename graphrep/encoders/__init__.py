@@ -23,6 +23,14 @@ EncoderConfig = (
     | StatisticsEncoderConfig
     | RawEncoderConfig
 )
+ENCODERS: dict[str, type[EncoderConfig]] = {
+    "graph": GraphEncoderConfig,
+    "token": TokenEncoderConfig,
+    "pna": PNAEncoderConfig,
+    "hyperrep": HyperRepresentationConfig,
+    "statistics": StatisticsEncoderConfig,
+    "raw": RawEncoderConfig,
+}
 
 
 def build_encoder(config: EncoderConfig, token_size: int, latent_dim: int) -> Encoder:
