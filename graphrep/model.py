@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .answers import AnswerReader
-from .architecture import Architecture
+from .architecture import Architecture, Block
+from .architecture.reorder import read_block
+from .components import Components
 from .decoders import DecoderConfig, TokenDecoder
 from .encoders import Batch, Embedding, EncoderConfig, GraphEncoderConfig, build_encoder
+from .encoders.magnitudes import NUM_MAGNITUDES, layer_magnitudes
 from .encoders.moments import NUM_MOMENTS, layer_moments
-from .encoders.streaming import stream
+from .encoders.streaming import plain_reader, stream
 from .scaling import Scaling, Thetas
 from .symmetry.canonical_form import canonical_rows
 from .symmetry.duplicates import merge_rows
@@ -25,6 +28,7 @@ from .symmetry.rescaling import Rescalings
 from .tokens import token_grid
 
 CHUNK = 256  # networks brought to their canonical form at once, to fit the scaling
+BESIDE = ("moment_slots", "magnitude_slots", "readout_dim", "num_components", "num_queries")
 NARROWEST = 1e-3  # least scale of a role, relative to its centre: canonical variances are equal
 
 
@@ -43,11 +47,19 @@ class ModelConfig:
     moment_slots: int = 0  # depths whose layer moments s(W) stand beside what the encoder says
     readout_dim: int = 0  # numbers that a perceptron adds to the model embedding; 0 for none
     num_queries: int = 0  # inputs that every network is run on, for numbers beside the learned ones
+    magnitude_slots: int = 0  # depths whose layers' magnitudes stand beside what is learned
+    num_components: int = 0  # principal components in place of all learned numbers; 0 for these
 
     def __post_init__(self) -> None:
         if self.window <= 2 * self.halo:
             raise ValueError(f"window must exceed twice the halo ({self.halo}), got {self.window}")
-        for name in ("moment_slots", "readout_dim", "num_queries"):
+        for name in (
+            "moment_slots",
+            "readout_dim",
+            "num_queries",
+            "magnitude_slots",
+            "num_components",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -62,8 +74,10 @@ class WeightModel(nn.Module):
     is. Copies are merged first: those that were rescaled apart are not recognised.
 
     A model embedding holds the encoder's numbers, layer moments where `moment_slots` asks for
-    them, the readout's, and with `num_queries` what the network answers (`AnswerReader`), which
-    takes the modules of all architectures.
+    them, the readout's, layers' magnitudes with `magnitude_slots`, and with `num_queries` what the
+    network answers (`AnswerReader`), which takes the modules of all architectures. With
+    `num_components` the learned ones give way to their principal components, once these are
+    fitted (`training.components`); moments stay as they are.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -79,6 +93,10 @@ class WeightModel(nn.Module):
             self.readout = nn.Sequential(
                 *(nn.LayerNorm(D), nn.Linear(D, R), nn.GELU()), *(nn.Linear(R, R), nn.GELU())
             )
+        self.components: Components | None = None
+        if config.num_components:
+            num_learned = int(self.is_learned().sum())
+            self.components = Components(num_learned, config.num_components)
         self.rescalings: dict[str, Rescalings] = {}  # by fingerprint of the architecture
 
     def learn_rescalings(self, found: Iterable[Rescalings]) -> WeightModel:
@@ -95,11 +113,9 @@ class WeightModel(nn.Module):
         self.scaling.scale.copy_(self.scaling.scale.max(NARROWEST * self.scaling.centre.abs()))
         return self
 
-    def values(
-        self, theta: Tensor, architecture: Architecture, whole: Architecture | None = None
-    ) -> Tensor:
+    def values(self, theta: Tensor, architecture: Architecture) -> Tensor:
         """What an encoder reads and a decoder gives: theta [B, P] in its form, scaled."""
-        return self.scaling(self.form(theta, architecture, whole), architecture)
+        return self.scaling(self.form(theta, architecture), architecture)
 
     def form(
         self, theta: Tensor, architecture: Architecture, whole: Architecture | None = None
@@ -133,10 +149,25 @@ class WeightModel(nn.Module):
         moments = self.config.moment_slots * NUM_MOMENTS
         return self.encoder.embedding_dim + moments + self.config.readout_dim
 
+    def is_learned(self) -> Tensor:
+        """Which numbers of what `embed` gives are learned, bool [learned_dim]: no moments."""
+        encoder, moments = self.encoder.embedding_dim, self.config.moment_slots * NUM_MOMENTS
+        learned = torch.ones(self.learned_dim, dtype=torch.bool)
+        learned[encoder - self.encoder.num_moments : encoder + moments] = False
+        return learned
+
+    @property
+    def is_condensed(self) -> bool:
+        """Whether components stand in place of the learned numbers: once they are fitted."""
+        return self.components is not None and self.components.is_fitted
+
     @property
     def embedding_dim(self) -> int:
         """D of a model embedding."""
-        return self.learned_dim + (0 if self.answers is None else self.answers.num_numbers)
+        D = self.learned_dim + self.config.magnitude_slots * NUM_MAGNITUDES
+        if self.is_condensed:
+            D += self.config.num_components - int(self.is_learned().sum())
+        return D + (0 if self.answers is None else self.answers.num_numbers)
 
     def embed(self, batch: Batch) -> Embedding:
         """What a batch's weights say: the encoder's numbers, layer moments, the readout's."""
@@ -164,15 +195,51 @@ class WeightModel(nn.Module):
             answers: What `answers.read` said of these networks, where that is known; else the
                 networks are run.
         """
-        size = self.config.token_size
-        values = self.values(theta, architecture)
-        found = self.embed(Batch(architecture, values, size, tokens=tokens))
+        found = self.encode_weights(theta, architecture, tokens=tokens)
+        return replace(found, model=self.beside_answers(found.model, theta, architecture, answers))
+
+    def encode_weights(
+        self, theta: Tensor, architecture: Architecture, *, tokens: bool = True
+    ) -> Embedding:
+        """As `encode`, without what the networks answer."""
+        found = self._encode_form(self.form(theta, architecture), architecture, tokens)
         for part in merge_rows(theta, architecture) if self.config.merge_duplicates else ():
-            values = self.values(part.theta, part.architecture, architecture)
-            own = self.embed(Batch(part.architecture, values, size, tokens=False)).model
+            form = self.form(part.theta, part.architecture, architecture)
+            own = self._encode_form(form, part.architecture, tokens=False).model
             rows = part.rows.to(own.device)
             found = replace(found, model=found.model.index_copy(0, rows, own))
-        return replace(found, model=self.beside_answers(found.model, theta, architecture, answers))
+        return found
+
+    def _encode_form(self, form: Tensor, architecture: Architecture, tokens: bool) -> Embedding:
+        """What the weights of networks in their form say."""
+        values = self.scaling(form, architecture)
+        found = self.embed(Batch(architecture, values, self.config.token_size, tokens=tokens))
+        return replace(found, model=self.beside_magnitudes(found.model, form, architecture))
+
+    def beside_magnitudes(
+        self, learned: Tensor, form: Tensor, architecture: Architecture
+    ) -> Tensor:
+        """What `embed` gives of networks, condensed if that is fitted, beside their magnitudes.
+
+        Args:
+            learned: [B, learned_dim].
+            form: The networks' own numbers, [B, P], as `form` gives them.
+        """
+        return self._beside(
+            learned, architecture, lambda block: read_block(architecture, block, form)
+        )
+
+    def _beside(
+        self, learned: Tensor, architecture: Architecture, read: Callable[[Block], Tensor]
+    ) -> Tensor:
+        if self.components is not None and self.is_condensed:
+            is_learned = self.is_learned().to(learned.device)
+            kept = [self.components(learned[:, is_learned]), learned[:, ~is_learned]]
+            learned = torch.cat(kept, 1)
+        if not self.config.magnitude_slots:
+            return learned
+        slots, like = self.config.magnitude_slots, learned.new_zeros(len(learned), 0)
+        return torch.cat([learned, layer_magnitudes(architecture, read, slots, like)], 1)
 
     def beside_answers(
         self,
@@ -213,7 +280,10 @@ class WeightModel(nn.Module):
                 "model.canonical, model.merge_duplicates and model.num_queries need all of a "
                 "network's numbers at once; encode it whole, or take a model without them"
             )
-        return self.embed(stream(architecture, tensor, self.scaling, self.config.token_size))
+        batch = stream(architecture, tensor, self.scaling, self.config.token_size)
+        found = self.embed(batch)
+        read = plain_reader(architecture, tensor, batch.values)
+        return replace(found, model=self._beside(found.model, architecture, read))
 
     def decode(self, latents: Tensor, architecture: Architecture) -> Tensor:
         """Token latents [B, T, Z] to theta [B, P], in windows with a halo of context."""

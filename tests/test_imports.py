@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "graphrep"
 HEAVY = {"torch_geometric", "mlflow", "sklearn", "matplotlib", "pandas", "networkx", "hydra"}
 HEAVY |= {"onnx", "transformers", "ray", "gymnasium", "stable_baselines3"}
 LAYERS = [  # a module imports from lines above its own
-    {"files"},
+    {"files", "components"},
     {"config", "parsing", "progress", "tracking", "cluster"},
     {"architecture"},
     {"checkpoint", "graph"},

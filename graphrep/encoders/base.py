@@ -68,6 +68,7 @@ class Encoder(nn.Module):
     latent_dim: int
     invariant = False  # whether the model embedding ignores the order of hidden units
     streams = False  # whether a model embedding needs `Batch.read` alone
+    num_moments = 0  # of the model embedding's last numbers that are layer moments, not learned
 
     def forward(self, batch: Batch) -> Embedding:
         raise NotImplementedError

@@ -97,7 +97,8 @@ class GraphEncoder(Encoder):
         self.predict_diagonal = nn.Sequential(nn.Linear(4 + C, C), nn.GELU(), nn.Linear(C, C + 1))
         self.tokens = TokenHead(C, token_size, latent_dim)
         learned = config.num_slots * 2 * C
-        self.embedding_dim = learned + config.moments * config.num_slots * NUM_MOMENTS
+        self.num_moments = config.moments * config.num_slots * NUM_MOMENTS
+        self.embedding_dim = learned + self.num_moments
 
     def forward(self, batch: Batch) -> Embedding:
         layout = layout_of(batch.architecture)

@@ -5,14 +5,14 @@ Letters in shapes: B batch, n numbers of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..architecture import Block
+from ..architecture import Architecture, Block
 from .base import Batch, depth_weights
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -30,36 +30,60 @@ def layer_moments(batch: Batch, num_slots: int) -> Tensor:
     Weights and the diagonal numbers (biases, norms) of a layer apart. Source:
     Unterthiner et al. 2020, arXiv:2002.11448; layers are spread over slots by depth.
     """
+    like = batch.values.new_zeros(len(batch.values), 0)
+    return of_layers(batch.architecture, batch.read, moments, num_slots, like, NUM_MOMENTS // 2)
+
+
+def of_layers(
+    architecture: Architecture,
+    read: Callable[[Block], Tensor],
+    measure: Callable[[Sequence[Tensor]], Tensor],
+    num_slots: int,
+    like: Tensor,
+    width: int,
+) -> Tensor:
+    """A measure of each layer's numbers, layers spread over slots, [B, 2 * slots * width].
+
+    Weights first, then the diagonal numbers of the layers; small layers of one size are
+    measured together.
+
+    Args:
+        read: The numbers of a block, [B, ...].
+        measure: Rows that come in parts, [B, n_i] each -> [B, width].
+        like: [B, 0], for type and device where there is nothing to measure.
+    """
     parts = []
     for kinds in (("dense", "lookup", "opaque"), ("diagonal",)):
         layers: dict[str, list[Block]] = {}
-        for block in batch.architecture.blocks:
+        for block in architecture.blocks:
             if block.kind in kinds and block.num_edges:
                 layers.setdefault(block.leader or block.tensor, []).append(block)
-        rows = _moments_of_layers(batch, list(layers.values()))
+        rows = _measured(read, measure, list(layers.values()))
         if not rows:
-            width = num_slots * (2 + len(QUANTILES))
-            parts.append(batch.values.new_zeros(len(batch.values), width))
+            parts.append(like.new_zeros(len(like), num_slots * width))
             continue
-        stacked = torch.stack(rows, 1)  # [B, layers, 7]
+        stacked = torch.stack(rows, 1)  # [B, layers, width]
         spread = depth_weights(len(rows), num_slots, stacked) @ stacked
         parts.append(spread.flatten(1))
     return torch.cat(parts, 1)
 
 
-def _moments_of_layers(batch: Batch, layers: list[list[Block]]) -> list[Tensor]:
-    """Moments of each layer's numbers, [B, 7] a layer; small ones of one size together."""
+def _measured(
+    read: Callable[[Block], Tensor],
+    measure: Callable[[Sequence[Tensor]], Tensor],
+    layers: list[list[Block]],
+) -> list[Tensor]:
     rows: dict[int, Tensor] = {}
     small: dict[int, list[tuple[int, Tensor]]] = {}
     for place, blocks in enumerate(layers):
-        parts = [batch.read(block).flatten(1) for block in blocks]
+        parts = [read(block).flatten(1) for block in blocks]
         num = sum(part.shape[1] for part in parts)
         if num > TOGETHER:
-            rows[place] = moments(parts)
+            rows[place] = measure(parts)
         else:
             small.setdefault(num, []).append((place, torch.cat(parts, 1)))
     for found in small.values():
-        together = moments([torch.cat([numbers for _, numbers in found])])
+        together = measure([torch.cat([numbers for _, numbers in found])])
         for (place, _), row in zip(found, together.chunk(len(found)), strict=True):
             rows[place] = row
     return [rows[place] for place in range(len(layers))]

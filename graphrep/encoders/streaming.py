@@ -52,3 +52,15 @@ def stream(
         tensor=tensor,
         scaling=scaling,
     )
+
+
+def plain_reader(
+    architecture: Architecture, tensor: Callable[[str], Tensor], like: Tensor
+) -> Callable[[Block], Tensor]:
+    """The unscaled numbers of a block of one network, [1, ...], read as they are asked for."""
+
+    def read(block: Block) -> Tensor:
+        spec = architecture.tensor[block.tensor]
+        return read_part(spec, block, tensor(spec.tied_to or spec.name).to(like).unsqueeze(0))
+
+    return read

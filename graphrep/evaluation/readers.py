@@ -23,6 +23,7 @@ from ..representation import Representation
 from ..tracking import Run
 from ..training import ObjectiveConfig, TrainingConfig, build_objective, train
 from ..training.answers import know_modules, learn_answers, with_answers
+from ..training.components import fit_components
 from ..training.objectives import PropertyConfig, PropertyPrediction
 from ..training.objectives.property_head import PropertyHead
 from ..training.rescalings import learn_rescalings
@@ -133,7 +134,7 @@ def untrained_reader(sources: Sequence[Zoo], setup: Setup, max_slots: int) -> Re
     weights, _, _ = _build(sources, setup, max_slots, ())
     groups = [group for zoo in sources for group in zoo.split("train").groups()]
     weights.fit_scaling((group.architecture, group.theta) for group in groups)
-    weights.eval()
+    fit_components(weights.eval(), ((group.architecture, group.theta) for group in groups))
     return Reader(lambda zoo: embed_zoo(weights, zoo), _size(weights))
 
 
@@ -163,6 +164,8 @@ def _build(
     config = replace(setup.model, encoder=_with_slots(setup.model.encoder, num_slots))
     if config.moment_slots:
         config = replace(config, moment_slots=num_slots)
+    if config.magnitude_slots:
+        config = replace(config, magnitude_slots=num_slots)
     objective = _on_properties(setup.objective, asked, sources)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.training.seed)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from ..model import WeightModel
+from .components import fit_components
 from .config import TrainingConfig
 from .distributed import Processes, choose_device, join_processes
 from .finite import Watch
@@ -95,7 +96,10 @@ def train(
                 if team.leads:
                     on_metrics(found, number)
                 state.keep(found)
-    return state.finish()
+    result = state.finish()
+    if objective.condenses:
+        fit_components(model, ((n.architecture, n.theta) for n in training))
+    return result
 
 
 def _mean_losses(own: Sequence[Choice], losses: Sequence[Losses], team: Processes) -> Metrics:

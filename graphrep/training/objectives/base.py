@@ -22,6 +22,7 @@ class Objective(nn.Module):
 
     config: Any  # its settings, a dataclass
     decodes = False  # whether the decoder learns, so that networks can be sampled
+    condenses = True  # whether the model's components are fitted after training
 
     def losses(
         self, model: WeightModel, rows: Rows, generator: torch.Generator
@@ -56,6 +57,8 @@ def embed_rows(
     if view is None:
         return model.encode(theta, architecture, tokens=False, answers=answers).model
     learned = model.embed(changed_batch(model, rows, view, generator)).model
+    if model.config.magnitude_slots:
+        learned = model.beside_magnitudes(learned, model.form(theta, architecture), architecture)
     return model.beside_answers(learned, theta, architecture, answers)
 
 

@@ -59,6 +59,8 @@ class PropertyPrediction(Objective):
     Needs `Rows.targets` [B, K] as `graphrep.training.targets` fills them.
     """
 
+    condenses = False  # the head reads all numbers
+
     def __init__(
         self, config: PropertyConfig, targets: tuple[Target, ...], model: WeightModel
     ) -> None:
