@@ -165,14 +165,17 @@ def split(graph: ParameterGraph, seed: int) -> ParameterGraph:
     return wider.permute(graphrep.random_permutation(wider.architecture, drawn))
 
 
-@pytest.mark.parametrize("case", SPLIT, ids=lambda c: c.name)
-def test_an_embedding_ignores_copies_of_units(case: Case) -> None:
+def splitting_effects(case: Case, *models: WeightModel) -> list[float]:
+    """How much each model's embeddings change when units are split."""
     _, _, graphs = prepare(case)
     wider = [split(g, number) for number, g in enumerate(graphs)]
-    effects = []
-    for built in (with_forms(merge_duplicates=True), model()):
-        before = embed(built, graphs)
-        effects.append(relative(embed(built, wider) - before, before))
+    found = [(embed(built, graphs), embed(built, wider)) for built in models]
+    return [relative(after - before, before) for before, after in found]
+
+
+@pytest.mark.parametrize("case", SPLIT, ids=lambda c: c.name)
+def test_an_embedding_ignores_copies_of_units(case: Case) -> None:
+    effects = splitting_effects(case, with_forms(merge_duplicates=True), model())
     assert effects[0] < 1e-9
     assert effects[1] > 1e-3
 

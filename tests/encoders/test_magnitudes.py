@@ -13,7 +13,7 @@ from graphrep.model import WeightModel
 from graphrep.symmetry import derive_rescalings, random_rescaling, rescale
 
 from ..encoding import GRAPH, architecture_of, every_case, model, networks, relative
-from .test_forms import RESCALED, SPLIT, embed, generator, prepare, split, with_forms
+from .test_forms import RESCALED, SPLIT, embed, generator, prepare, splitting_effects, with_forms
 
 
 def with_magnitudes(**forms: bool | int) -> WeightModel:
@@ -82,12 +82,7 @@ def test_magnitudes_of_a_canonical_form_are_those_of_all_rescaled_copies(case) -
 
 @pytest.mark.parametrize("case", SPLIT, ids=lambda c: c.name)
 def test_magnitudes_ignore_copies_of_units(case) -> None:
-    _, _, graphs = prepare(case)
-    wider = [split(g, number) for number, g in enumerate(graphs)]
-    effects = []
-    for built in (with_magnitudes(merge_duplicates=True), with_magnitudes()):
-        before = embed(built, graphs)
-        effects.append(relative(embed(built, wider) - before, before))
+    effects = splitting_effects(case, with_magnitudes(merge_duplicates=True), with_magnitudes())
     assert effects[0] < 1e-9
     assert effects[1] > 1e-3
 
