@@ -28,7 +28,7 @@ from .symmetry.rescaling import Rescalings
 from .tokens import token_grid
 
 CHUNK = 256  # networks brought to their canonical form at once, to fit the scaling
-BESIDE = ("moment_slots", "magnitude_slots", "readout_dim", "num_components", "num_queries")
+BESIDE = ("moment_slots", "readout_dim", "num_queries", "magnitude_slots", "num_components")
 NARROWEST = 1e-3  # least scale of a role, relative to its centre: canonical variances are equal
 
 
@@ -53,13 +53,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.window <= 2 * self.halo:
             raise ValueError(f"window must exceed twice the halo ({self.halo}), got {self.window}")
-        for name in (
-            "moment_slots",
-            "readout_dim",
-            "num_queries",
-            "magnitude_slots",
-            "num_components",
-        ):
+        for name in BESIDE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..architecture import Architecture, Block
+from ..scaling import LARGEST
 from .moments import CHUNK, of_layers
 
 PER_LAYER = 2
@@ -38,9 +39,12 @@ def layer_magnitudes(
 
 
 def magnitudes(parts: Sequence[Tensor]) -> Tensor:
-    """Of rows that come in parts, [B, n_i] each -> [B, 2]; numbers that are not finite count 0."""
+    """Of rows that come in parts, [B, n_i] each -> [B, 2].
+
+    NaN counts as 0, what lies beyond LARGEST as that far, as for the scaling.
+    """
     chunks = [
-        torch.nan_to_num(chunk, 0.0, 0.0, 0.0)
+        torch.nan_to_num(chunk).clamp(-LARGEST, LARGEST)
         for part in parts
         for chunk in part.split(max(1, CHUNK // max(1, len(part))), 1)
     ]

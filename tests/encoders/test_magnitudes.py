@@ -42,12 +42,15 @@ def test_a_mean_of_zero_is_told_from_a_small_one(dtype: torch.dtype) -> None:
 
 
 def test_numbers_that_are_not_finite_or_all_equal_have_magnitudes() -> None:
-    x = torch.ones(3, 8)
-    x[0, 0], x[1, 0] = torch.nan, torch.inf
-    x[2] = 0
+    x = torch.ones(5, 8)
+    x[0, 0], x[1, 0], x[2, 0] = torch.nan, torch.inf, -3e38
+    x[3, 0] = 0
+    x[4] = 0
     found = magnitudes([x])
-    assert found.isfinite().all() and (found[0] == found[1]).all()
-    assert found[2].tolist() == pytest.approx([-2, -6])
+    assert found.isfinite().all()
+    assert torch.equal(found[0], found[3])  # NaN is 0
+    assert found[1:3, 1].tolist() == pytest.approx([17.52, 17.52], abs=0.01)  # 1e18 * sqrt(7) / 8
+    assert found[4].tolist() == pytest.approx([-2, -6])
 
 
 @every_case
