@@ -20,7 +20,7 @@ from .decoders import DecoderConfig, TokenDecoder
 from .encoders import Batch, Embedding, EncoderConfig, GraphEncoderConfig, build_encoder
 from .encoders.magnitudes import NUM_MAGNITUDES, layer_magnitudes
 from .encoders.moments import NUM_MOMENTS, layer_moments
-from .encoders.streaming import plain_reader, stream
+from .encoders.streaming import reader_of, stream
 from .scaling import Scaling, Thetas
 from .symmetry.canonical_form import canonical_rows
 from .symmetry.duplicates import merge_rows
@@ -28,7 +28,7 @@ from .symmetry.rescaling import Rescalings
 from .tokens import token_grid
 
 CHUNK = 256  # networks brought to their canonical form at once, to fit the scaling
-BESIDE = ("moment_slots", "readout_dim", "num_queries", "magnitude_slots", "num_components")
+COUNTS = ("moment_slots", "readout_dim", "num_queries", "magnitude_slots", "num_components")
 NARROWEST = 1e-3  # least scale of a role, relative to its centre: canonical variances are equal
 
 
@@ -53,7 +53,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.window <= 2 * self.halo:
             raise ValueError(f"window must exceed twice the halo ({self.halo}), got {self.window}")
-        for name in BESIDE:
+        for name in COUNTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -276,7 +276,7 @@ class WeightModel(nn.Module):
             )
         batch = stream(architecture, tensor, self.scaling, self.config.token_size)
         found = self.embed(batch)
-        read = plain_reader(architecture, tensor, batch.values)
+        read = reader_of(architecture, tensor, batch.values)
         return replace(found, model=self._beside(found.model, architecture, read))
 
     def decode(self, latents: Tensor, architecture: Architecture) -> Tensor:

@@ -28,8 +28,7 @@ class StreamedBatch(Batch):
     latest: list[tuple[str, Tensor]] = field(default_factory=list)  # several blocks may share it
 
     def read(self, block: Block) -> Tensor:
-        spec = self.architecture.tensor[block.tensor]
-        return read_part(spec, block, self._scaled(spec.tied_to or spec.name).unsqueeze(0))
+        return reader_of(self.architecture, self._scaled, self.values)(block)
 
     def _scaled(self, name: str) -> Tensor:
         if not self.latest or self.latest[0][0] != name:
@@ -54,10 +53,10 @@ def stream(
     )
 
 
-def plain_reader(
+def reader_of(
     architecture: Architecture, tensor: Callable[[str], Tensor], like: Tensor
 ) -> Callable[[Block], Tensor]:
-    """The unscaled numbers of a block of one network, [1, ...], read as they are asked for."""
+    """A block of one network, [1, ...], from what gives its tensors by name, as it is asked for."""
 
     def read(block: Block) -> Tensor:
         spec = architecture.tensor[block.tensor]
